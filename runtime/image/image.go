@@ -1,0 +1,74 @@
+package image
+
+import (
+	"time"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is one image as it is now. It is a value: changing it changes nothing.
+type Image struct {
+	// ID is the digest of the configuration, "sha256:…": the id Docker shows.
+	ID digest.Digest
+	// Target is what the names point to, an index or a manifest; Manifest is
+	// the manifest of this machine's platform in it.
+	Target   digest.Digest
+	Manifest digest.Digest
+
+	// Names are familiar and sorted: "web:1", "example.org/team/web:latest". A
+	// dangling image has none.
+	Names []string
+	// Digests name the same image by content: "web@sha256:…", sorted.
+	Digests []string
+
+	// Config is the image's own configuration: environment, command, user, ….
+	Config dockerspec.DockerOCIImage
+	// Platform is what the image was made for; running one of another
+	// architecture is the caller's to refuse.
+	Platform ocispec.Platform
+	// Layers are the digests of the uncompressed layers, bottom first.
+	Layers []digest.Digest
+	// Size is the disk space of the unpacked layers, in bytes, as Docker counts
+	// it: a layer shared with another image counts in both.
+	Size int64
+	// Created is the time in the configuration, zero when it says none.
+	Created time.Time
+	// Tagged is the last time one of the names was set.
+	Tagged time.Time
+}
+
+// ImportOptions says what an imported root file system becomes.
+type ImportOptions struct {
+	// Name is the image's name, "web" or "web:1"; empty leaves it dangling.
+	Name string
+	// Changes are instructions of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE,
+	// HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.
+	Changes []string
+	// Message is the comment in the image's history.
+	Message string
+	// Platform is "os/arch[/variant]"; empty is this machine's.
+	Platform string
+}
+
+// User is a container that uses an image.
+type User struct {
+	Name    string
+	Running bool
+}
+
+// RemoveOptions are those of [Store.Remove].
+type RemoveOptions struct {
+	// Force removes an image that has several names or stopped containers.
+	Force bool
+	// InUse lists the containers of an image. Nil means that there are none.
+	InUse func(id digest.Digest) []User
+}
+
+// Removed is one thing that [Store.Remove] did: a name taken away or an image
+// deleted. Exactly one of the fields is set.
+type Removed struct {
+	Untagged string // familiar name
+	Deleted  string // id
+}
