@@ -1,0 +1,636 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Client is the daemon's hold on its keeper. It is safe for concurrent use.
+//
+// When the keeper dies, the client starts another one, gives it all that it
+// holds, and sends again every call that was under way: they are idempotent.
+// Only Exec and Attach are not repeated; they fail with ErrUnavailable, since
+// nobody can tell whether the process was started. Calls made in between wait
+// for the new keeper, or for their context.
+type Client struct {
+	opts Options
+	log  *slog.Logger
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	events *eventQueue
+	reap   sync.WaitGroup // of keepers this process started
+
+	mu      sync.Mutex
+	link    *link         // nil while no keeper is there
+	changed chan struct{} // closed and replaced when link changes
+	why     error         // why there is none
+	holds   map[string][]*os.File
+	kept    map[depositKey]kept
+}
+
+type depositKey struct{ id, exec, kind string }
+
+type kept struct {
+	Deposit
+	file *os.File
+}
+
+// Connect finds the keeper of o.Run, or starts one.
+func Connect(ctx context.Context, o Options) (*Client, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.HandshakeTimeout == 0 {
+		o.HandshakeTimeout = 10 * time.Second
+	}
+	if o.LogFile == "" {
+		o.LogFile = filepath.Join(o.Run, "keeper.log")
+	}
+	if o.Program == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find gantry-runtime: %w", err)
+		}
+		o.Program = filepath.Join(filepath.Dir(self), "gantry-runtime")
+	}
+	c := &Client{
+		opts:    o,
+		log:     o.Log,
+		events:  newEventQueue(),
+		changed: make(chan struct{}),
+		holds:   map[string][]*os.File{},
+		kept:    map[depositKey]kept{},
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	l, err := c.establish(ctx, false)
+	if err != nil {
+		c.cancel()
+		c.events.close()
+		c.reap.Wait()
+		return nil, fmt.Errorf("connect to the keeper in %s: %w", o.Run, err)
+	}
+	c.setLink(l, nil)
+	c.wg.Go(func() { c.serve(l) })
+	return c, nil
+}
+
+// Close lets go of the keeper, which goes on with its containers. Descriptors
+// in its store stay there.
+func (c *Client) Close() error {
+	c.cancel()
+	c.mu.Lock()
+	if c.link != nil {
+		c.link.conn.Close()
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+	c.events.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, files := range c.holds {
+		closeAll(files)
+	}
+	for _, k := range c.kept {
+		k.file.Close()
+	}
+	c.holds, c.kept = map[string][]*os.File{}, map[depositKey]kept{}
+	return nil
+}
+
+// Events delivers what happens without a call, in order. The channel is closed
+// by Close. Nothing is lost when nobody reads for a while.
+func (c *Client) Events() <-chan Event { return c.events.out }
+
+// serve keeps a link: it handles what arrives, and when the keeper dies makes a
+// new one.
+func (c *Client) serve(l *link) {
+	for {
+		err := l.receive(c.push)
+		c.setLink(nil, unavailable("the keeper has died"))
+		l.fail(err)
+		if c.ctx.Err() != nil {
+			return
+		}
+		c.log.Warn("the keeper has died; starting another", "error", err)
+		c.events.add(Event{Kind: KeeperLost})
+		for wait := time.Duration(0); ; wait = min(2*wait+50*time.Millisecond, 5*time.Second) {
+			select {
+			case <-time.After(wait):
+			case <-c.ctx.Done():
+				return
+			}
+			next, err := c.establish(c.ctx, true)
+			if err == nil {
+				l = next
+				break
+			}
+			if c.ctx.Err() != nil {
+				return
+			}
+			c.log.Error("cannot start a keeper", "error", err)
+			c.setLink(nil, unavailable("no keeper: %v", err))
+		}
+		c.events.add(Event{Kind: KeeperBack})
+		c.setLink(l, nil)
+	}
+}
+
+// establish dials a keeper, starting one if need be, and gives it what this
+// side holds.
+func (c *Client) establish(ctx context.Context, resume bool) (_ *link, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.HandshakeTimeout)
+	defer cancel()
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() {
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			conn.Close()
+			conn.CloseFiles()
+		}
+	}()
+	l := newLink(conn)
+	var w Welcome
+	if err := l.first(VerbHello, Hello{Protocol: Protocol, Resume: resume}, &w, c.push); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if w.Protocol != Protocol && w.Protocol != Protocol-1 {
+		return nil, Classed(failedPrecondition, fmt.Errorf("the keeper (process %d) speaks version %d of the protocol, this daemon %d and the one before: stop its containers and end it, or run a matching daemon", w.Pid, w.Protocol, Protocol))
+	}
+	l.pid = w.Pid
+	if err := c.deposit(l); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// deposit gives a keeper all that this client holds.
+func (c *Client) deposit(l *link) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch []Deposit
+	var files []*os.File
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		err := l.first(VerbDeposit, batch, nil, c.pushLocked, files...)
+		batch, files = nil, nil
+		return err
+	}
+	for _, k := range c.kept {
+		batch, files = append(batch, k.Deposit), append(files, k.file)
+		if len(batch) == MaxFiles {
+			if err := flush(); err != nil {
+				return fmt.Errorf("deposit: %w", err)
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return fmt.Errorf("deposit: %w", err)
+	}
+	for name, files := range c.holds {
+		if err := l.first(VerbHold, Name{name}, nil, c.pushLocked, files...); err != nil {
+			return fmt.Errorf("hold %s: %w", name, err)
+		}
+	}
+	if c.opts.Guard != nil {
+		if err := c.guard(l); err != nil {
+			return fmt.Errorf("guard: %w", err)
+		}
+	}
+	if err := l.first(VerbSettled, nil, nil, c.pushLocked); err != nil {
+		return fmt.Errorf("handshake: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) guard(l *link) error {
+	pidfd, err := openPidfd(os.Getpid())
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close()
+	mnt, err := os.Open("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer mnt.Close()
+	return l.first(VerbGuard, c.opts.Guard, nil, c.pushLocked, pidfd, mnt)
+}
+
+// push handles what the keeper says without being asked.
+func (c *Client) push(m Message, files []*os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pushLocked(m, files)
+}
+
+func (c *Client) pushLocked(m Message, files []*os.File) {
+	switch m.Verb {
+	case VerbEvent:
+		var e Event
+		if err := json.Unmarshal(m.Body, &e); err == nil {
+			c.events.add(e)
+		}
+	case VerbReturn:
+		var ds []Deposit
+		if err := json.Unmarshal(m.Body, &ds); err == nil {
+			files = c.keep(ds, files)
+		}
+	default:
+		c.log.Debug("unknown message of the keeper", "verb", m.Verb)
+	}
+	closeAll(files)
+}
+
+// keep stores deposits and returns the files it did not take.
+func (c *Client) keep(ds []Deposit, files []*os.File) []*os.File {
+	for _, d := range ds {
+		if d.Drop {
+			for key, k := range c.kept {
+				if key.id == d.ID && (d.ExecID == "" || key.exec == d.ExecID) && (d.Kind == "" || key.kind == d.Kind) {
+					k.file.Close()
+					delete(c.kept, key)
+				}
+			}
+			continue
+		}
+		if len(files) == 0 {
+			break
+		}
+		key := depositKey{d.ID, d.ExecID, d.Kind}
+		if old, ok := c.kept[key]; ok {
+			old.file.Close()
+		}
+		c.kept[key] = kept{d, files[0]}
+		files = files[1:]
+	}
+	return files
+}
+
+func (c *Client) setLink(l *link, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l != nil && c.ctx.Err() != nil {
+		l.conn.Close()
+	}
+	c.link, c.why = l, why
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// current waits for a link.
+func (c *Client) current(ctx context.Context) (*link, error) {
+	for {
+		c.mu.Lock()
+		l, changed, why := c.link, c.changed, c.why
+		c.mu.Unlock()
+		if l != nil {
+			return l, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), why)
+		case <-c.ctx.Done():
+			return nil, unavailable("the connection to the keeper is closed")
+		}
+	}
+}
+
+// call sends a request and decodes the answer into reply. A call that was
+// under way when the keeper died is sent again to the next one if again is set.
+func (c *Client) call(ctx context.Context, verb string, body, reply any, again bool, files ...*os.File) ([]*os.File, error) {
+	for {
+		l, err := c.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m, got, err := l.call(ctx, verb, body, files)
+		if errors.Is(err, errLinkLost) {
+			if again {
+				c.await(l)
+				continue
+			}
+			return nil, unavailable("%s: the keeper died before it answered", verb)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m.Error != nil {
+			closeAll(got)
+			return nil, m.Error.Err()
+		}
+		if reply != nil {
+			if err := json.Unmarshal(m.Body, reply); err != nil {
+				closeAll(got)
+				return nil, fmt.Errorf("answer to %s: %w", verb, err)
+			}
+		}
+		return got, nil
+	}
+}
+
+// await returns when l is no longer the current link: serve has noticed too.
+func (c *Client) await(l *link) {
+	for {
+		c.mu.Lock()
+		now, changed := c.link, c.changed
+		c.mu.Unlock()
+		if now != l {
+			return
+		}
+		select {
+		case <-changed:
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Client) simple(ctx context.Context, verb string, body, reply any) error {
+	files, err := c.call(ctx, verb, body, reply, true)
+	closeAll(files)
+	return err
+}
+
+// Create makes a container whose process waits to be started. A container
+// that is there already is left as it is.
+func (c *Client) Create(ctx context.Context, b Bundle) (st Status, err error) {
+	err = c.simple(ctx, VerbCreate, b, &st)
+	return st, err
+}
+
+// Start lets a created container go. The error of a command that cannot be run
+// comes from Create, where the command is looked up.
+func (c *Client) Start(ctx context.Context, id string) (st Status, err error) {
+	err = c.simple(ctx, VerbStart, Target{ID: id}, &st)
+	return st, err
+}
+
+// Run is Create and Start in one round trip. If it fails, nothing is left.
+func (c *Client) Run(ctx context.Context, b Bundle) (st Status, err error) {
+	err = c.simple(ctx, VerbRun, b, &st)
+	return st, err
+}
+
+// Exec starts a further process in a running container. It owns the files of
+// r from the call on.
+func (c *Client) Exec(ctx context.Context, r ExecRequest) (ExecStarted, error) {
+	call := ExecCall{ExecRequest: r}
+	var files []*os.File
+	for i, f := range []*os.File{r.Stdin, r.Stdout, r.Stderr} {
+		if f != nil {
+			call.Has[i] = true
+			files = append(files, f)
+		}
+	}
+	defer closeAll(files)
+	var started ExecStarted
+	got, err := c.call(ctx, VerbExec, call, &started, false, files...)
+	if err != nil {
+		return ExecStarted{}, err
+	}
+	if r.TTY && len(got) > 0 {
+		started.Console, got = got[0], got[1:]
+	}
+	closeAll(got)
+	return started, nil
+}
+
+// Signal sends a signal to a container's process, or to an exec's. To send one
+// to a process that has ended is ErrFailedPrecondition.
+func (c *Client) Signal(ctx context.Context, id, execID string, sig syscall.Signal) error {
+	return c.simple(ctx, VerbSignal, SignalCall{Target{id, execID}, sig}, nil)
+}
+
+// Pause freezes all processes of a container.
+func (c *Client) Pause(ctx context.Context, id string) error {
+	return c.simple(ctx, VerbPause, Target{ID: id}, nil)
+}
+
+// Resume thaws them.
+func (c *Client) Resume(ctx context.Context, id string) error {
+	return c.simple(ctx, VerbResume, Target{ID: id}, nil)
+}
+
+// Update changes the limits of a live container. Fields that are nil keep
+// their value.
+func (c *Client) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
+	return c.simple(ctx, VerbUpdate, UpdateCall{id, r}, nil)
+}
+
+// Resize sets the size of the terminal of a container or an exec.
+func (c *Client) Resize(ctx context.Context, id, execID string, width, height uint16) error {
+	return c.simple(ctx, VerbResize, ResizeCall{Target{id, execID}, width, height}, nil)
+}
+
+// Stats reads the counters of containers; of all live ones if no id is given.
+// Those that are not there or not live are missing from the answer.
+func (c *Client) Stats(ctx context.Context, ids ...string) (stats map[string]Stats, err error) {
+	err = c.simple(ctx, VerbStats, ids, &stats)
+	return stats, err
+}
+
+// Wait waits until a container has ended, however long.
+func (c *Client) Wait(ctx context.Context, id string) (x Exit, err error) {
+	err = c.simple(ctx, VerbWait, Target{ID: id}, &x)
+	return x, err
+}
+
+// WaitExec waits until an exec has ended. The keeper remembers the exit of an
+// exec until its container is deleted.
+func (c *Client) WaitExec(ctx context.Context, id, execID string) (x Exit, err error) {
+	err = c.simple(ctx, VerbWait, Target{id, execID}, &x)
+	return x, err
+}
+
+// Delete kills all processes of a container and removes what the keeper made
+// for it. It is done when Delete returns, also if it was done before.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	return c.simple(ctx, VerbDelete, Target{ID: id}, nil)
+}
+
+// List tells of every container.
+func (c *Client) List(ctx context.Context) (all []Status, err error) {
+	err = c.simple(ctx, VerbList, nil, &all)
+	return all, err
+}
+
+// Processes lists the process ids of a container's processes.
+func (c *Client) Processes(ctx context.Context, id string) (pids []int, err error) {
+	err = c.simple(ctx, VerbProcess, Target{ID: id}, &pids)
+	return pids, err
+}
+
+// Attach connects to a container's output and input. The file returned is the
+// writing end of standard input (of a terminal: its master), if r asks for it
+// and the container has it open; the caller closes it.
+func (c *Client) Attach(ctx context.Context, r AttachRequest) (stdin *os.File, err error) {
+	call := AttachCall{AttachRequest: r, HasOut: r.Out != nil}
+	var files []*os.File
+	if r.Out != nil {
+		files = append(files, r.Out)
+		defer r.Out.Close()
+	}
+	got, err := c.call(ctx, VerbAttach, call, nil, false, files...)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin && len(got) > 0 {
+		stdin, got = got[0], got[1:]
+	}
+	closeAll(got)
+	return stdin, nil
+}
+
+// CloseStdin closes standard input for good: when the last file that Attach
+// gave out is closed too, the process reads its end. Terminals have no end;
+// for them it does nothing.
+func (c *Client) CloseStdin(ctx context.Context, id string) error {
+	return c.simple(ctx, VerbNoStdin, Target{ID: id}, nil)
+}
+
+// Hold stores copies of files under a name, in place of what was there. They
+// stay open until Drop, whoever dies.
+func (c *Client) Hold(ctx context.Context, name string, files ...*os.File) error {
+	mine := make([]*os.File, 0, len(files))
+	for _, f := range files {
+		d, err := dup(f)
+		if err != nil {
+			closeAll(mine)
+			return fmt.Errorf("hold %s: %w", name, err)
+		}
+		mine = append(mine, d)
+	}
+	c.mu.Lock()
+	closeAll(c.holds[name])
+	c.holds[name] = mine
+	c.mu.Unlock()
+	return c.simpleFiles(ctx, VerbHold, Name{name}, files)
+}
+
+// Held gives copies of all that is stored, by name. After a restart of the
+// daemon, this is how it finds its sockets again.
+func (c *Client) Held(ctx context.Context) (map[string][]*os.File, error) {
+	var names []string
+	if err := c.simple(ctx, VerbNames, nil, &names); err != nil {
+		return nil, err
+	}
+	held := make(map[string][]*os.File, len(names))
+	for _, name := range names {
+		files, err := c.call(ctx, VerbHeld, Name{name}, nil, true)
+		if err != nil {
+			for _, files := range held {
+				closeAll(files)
+			}
+			return nil, fmt.Errorf("held %s: %w", name, err)
+		}
+		held[name] = files
+		if err := c.remember(name, files); err != nil {
+			c.log.Warn("a held descriptor will not survive the keeper", "name", name, "error", err)
+		}
+	}
+	return held, nil
+}
+
+// remember keeps copies of held files for the keeper after the next, unless
+// this client has stored newer ones.
+func (c *Client) remember(name string, files []*os.File) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.holds[name]; ok {
+		return nil
+	}
+	var mine []*os.File
+	for _, f := range files {
+		d, err := dup(f)
+		if err != nil {
+			closeAll(mine)
+			return err
+		}
+		mine = append(mine, d)
+	}
+	c.holds[name] = mine
+	return nil
+}
+
+// Drop closes the stored copies.
+func (c *Client) Drop(ctx context.Context, name string) error {
+	c.mu.Lock()
+	closeAll(c.holds[name])
+	delete(c.holds, name)
+	c.mu.Unlock()
+	return c.simple(ctx, VerbDrop, Name{name}, nil)
+}
+
+// Goodbye says that this daemon is about to end because it was asked to: the
+// keeper does not start it again.
+func (c *Client) Goodbye(ctx context.Context) error {
+	return c.simple(ctx, VerbGoodbye, nil, nil)
+}
+
+// Shutdown ends the keeper and closes the client. While containers are alive
+// it is refused with ErrFailedPrecondition, unless forced: they go on then, and
+// the next keeper finds them.
+func (c *Client) Shutdown(ctx context.Context, force bool) error {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	if l == nil {
+		return unavailable("no keeper to shut down")
+	}
+	m, files, err := l.call(ctx, VerbShutdown, ShutdownCall{force}, nil)
+	closeAll(files)
+	if err != nil && !errors.Is(err, errLinkLost) {
+		return err
+	}
+	if m.Error != nil {
+		return m.Error.Err()
+	}
+	c.cancel()
+	pid, err := openPidfd(l.pid)
+	if err == nil {
+		defer pid.Close()
+		if err := waitPidfd(ctx, pid); err != nil {
+			return fmt.Errorf("wait for the keeper to end: %w", err)
+		}
+	}
+	c.Close()
+	c.reap.Wait()
+	return nil
+}
+
+// Pid is the process id of the keeper, 0 while there is none.
+func (c *Client) Pid() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == nil {
+		return 0
+	}
+	return c.link.pid
+}
+
+func (c *Client) simpleFiles(ctx context.Context, verb string, body any, files []*os.File) error {
+	got, err := c.call(ctx, verb, body, nil, true, files...)
+	closeAll(got)
+	return err
+}
