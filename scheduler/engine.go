@@ -1,0 +1,143 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"gantry/compose"
+)
+
+// Look says what an observation is to contain.
+type Look struct {
+	// Project: every container, network and volume labelled with it.
+	Project string
+	// Further objects by name, where they exist, whoever owns them.
+	Images   []string // references
+	Networks []string
+	Volumes  []string
+}
+
+// Observer can look and change nothing. A dry run holds no more than this.
+type Observer interface {
+	// Observe takes a [State], all but its Was. Containers of one-off runs are
+	// part of it.
+	Observe(context.Context, Look) (State, error)
+	// Projects are the names of all projects that have a container.
+	Projects(context.Context) ([]string, error)
+}
+
+// Engine is all the scheduler asks of the machine. Calls come from many
+// goroutines at once, a hundred and more; an Engine bounds what it must.
+//
+// Every call may be repeated, because whoever made it may have died before it
+// heard the answer: making what exists, starting what runs and stopping what
+// stands still succeed; removing what is gone succeeds or is ErrNotFound.
+// Errors name the object and carry a class of containerd/errdefs.
+type Engine interface {
+	Observer
+
+	// Pull fetches an image. id, if said, is the image it must be.
+	Pull(ctx context.Context, ref, id string) error
+	// RemoveImage removes the reference, and the image if it was the last.
+	RemoveImage(ctx context.Context, ref string) error
+
+	CreateNetwork(context.Context, NetworkSpec) error
+	// RemoveNetwork takes an id.
+	RemoveNetwork(ctx context.Context, id string) error
+	CreateVolume(context.Context, VolumeSpec) error
+	// RemoveVolume takes a name.
+	RemoveVolume(ctx context.Context, name string) error
+
+	// Run creates a container and, unless spec.NoStart is set, starts it. If
+	// the start fails the container stays, created, for people to look at.
+	Run(ctx context.Context, spec RunSpec) error
+	// Replace puts a container made from spec in the place of the one with the
+	// id old. It stops and renames the old one, creates the new one under its
+	// final name with the old one's anonymous volumes (unless RenewAnonVolumes),
+	// starts it and removes the old one. Whoever dies in between leaves at
+	// most both, with the same number: [Reconcile] sees to that.
+	Replace(ctx context.Context, old string, spec RunSpec, o ReplaceOptions) error
+	Start(ctx context.Context, id string) error
+	// Stop counts as a call: the runtime does not start the container again.
+	Stop(ctx context.Context, id string, timeout *time.Duration) error
+	// Remove stops the container if need be.
+	Remove(ctx context.Context, id string, o RemoveOptions) error
+
+	// Await returns when all replicas named meet the condition, or as soon as
+	// one of them no longer can: it exited, is unhealthy, has no health check.
+	Await(context.Context, AwaitSpec) error
+
+	// Watch sends the name of a project whenever something has happened to one
+	// of its containers, networks or volumes. Names may be dropped while one
+	// of the same project is waiting to be read. The channel closes when ctx
+	// is done.
+	Watch(context.Context) <-chan string
+}
+
+// NetworkSpec is a network to be made.
+type NetworkSpec struct {
+	Name   string
+	Key    string          // in the project
+	Config compose.Network // read-only
+	Labels map[string]string
+}
+
+// VolumeSpec is a volume to be made.
+type VolumeSpec struct {
+	Name   string
+	Key    string         // in the project
+	Config compose.Volume // read-only
+	Labels map[string]string
+}
+
+// RunSpec is a container to be made: replica Number of a service.
+type RunSpec struct {
+	// Project and Service are shared and read-only. Names of networks and
+	// volumes on the machine are NetworkName(Project, key) and VolumeName.
+	Project *compose.Project
+	Service *compose.Service
+
+	Number  int
+	Name    string
+	Image   string            // reference
+	ImageID string            // "": whatever the reference means when it is run (a Pull comes first)
+	Labels  map[string]string // all of them, the user's included
+	// Networks are the keys of the networks to join, sorted; nil if
+	// network_mode says otherwise.
+	Networks []string
+	// Joins: service → name of the container whose namespace network_mode,
+	// pid or ipc "service:…" means.
+	Joins   map[string]string
+	NoStart bool
+}
+
+// ReplaceOptions bend a Replace.
+type ReplaceOptions struct {
+	Timeout          *time.Duration // for the old one to stop; nil: its own
+	RenewAnonVolumes bool
+}
+
+// RemoveOptions bend a Remove.
+type RemoveOptions struct {
+	Timeout *time.Duration // to stop; nil: the container's own
+	Volumes bool           // its anonymous volumes too
+}
+
+// Condition is what an Await waits for.
+type Condition string
+
+// Conditions.
+const (
+	IsStarted   Condition = "started"   // has run, or runs
+	IsHealthy   Condition = "healthy"   // it is an error to have no health check
+	IsReady     Condition = "ready"     // runs, and is healthy if it has a health check
+	IsCompleted Condition = "completed" // exited with code 0
+)
+
+// AwaitSpec names replicas of one service by the labels they carry.
+type AwaitSpec struct {
+	Project   string
+	Service   string
+	Numbers   []int // sorted
+	Condition Condition
+}

@@ -1,0 +1,134 @@
+package scheduler
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"gantry/compose"
+)
+
+// DownGoal is the goal to have nothing of a project, or, if o.Services names
+// some, none of those.
+func DownGoal(project string, o Options) Goal {
+	return Goal{Project: &compose.Project{Name: project}, Options: o}
+}
+
+// Merge is the goal a project has after a call: what was stored before, if
+// anything, with what is asked now.
+//
+// A goal about all services replaces the stored one. A goal about some of them
+// (Scope) is laid over it: `up db` changes db and what it depends on, and
+// leaves what is wanted of the others, and how they are defined, as it was.
+//
+// The services asked for are stamped: Asked is now, or later if a container
+// exited later than now says, and where a recreation is forced the generation
+// is one that no container has yet. Merge changes neither goal.
+func Merge(stored *Goal, asked Goal, have State) Goal {
+	if asked.IsDown() {
+		return mergeDown(stored, asked, have)
+	}
+	g := asked.clone()
+	if asked.Scope != nil && stored != nil && !stored.IsDown() {
+		g = lay(stored.clone(), asked)
+	}
+	if g.Services == nil {
+		g.Services = map[string]Want{}
+	}
+	for name, w := range g.Services {
+		if stored != nil {
+			w.Generation = max(w.Generation, stored.Services[name].Generation)
+		}
+		g.Services[name] = w
+	}
+	stamp(&g, have)
+	return g
+}
+
+// lay puts the services in the scope of asked over base.
+func lay(base, asked Goal) Goal {
+	g := base
+	p := *asked.Project
+	p.Services = base.Project.Services
+	p.Networks = over(base.Project.Networks, asked.Project.Networks)
+	p.Volumes = over(base.Project.Volumes, asked.Project.Volumes)
+	p.Secrets = over(base.Project.Secrets, asked.Project.Secrets)
+	p.Configs = over(base.Project.Configs, asked.Project.Configs)
+	for name, s := range asked.Project.Services {
+		if _, ok := p.Services[name]; !ok || asked.inScope(name) {
+			p.Services[name] = s
+		}
+	}
+	g.Project = &p
+	g.Services = over(base.Services, asked.Services)
+	g.Images = over(base.Images, asked.Images)
+	g.Scope = slices.Clone(asked.Scope)
+	g.Known = slices.Compact(slices.Sorted(slices.Values(append(g.Known, asked.Known...))))
+	g.Options = asked.Options
+	return g
+}
+
+func over[M ~map[string]V, V any](under, top M) M {
+	m := make(M, len(under)+len(top))
+	maps.Copy(m, under)
+	maps.Copy(m, top)
+	return m
+}
+
+// mergeDown keeps of the stored goal what `down` must know: which services are
+// the project's own.
+func mergeDown(stored *Goal, asked Goal, have State) Goal {
+	if names := asked.Options.Services; len(names) > 0 && stored != nil && !stored.IsDown() {
+		g := stored.clone()
+		g.Options, g.Scope = asked.Options, slices.Sorted(slices.Values(names))
+		for _, name := range names {
+			w := g.Services[name]
+			w.Replicas = 0
+			g.Services[name] = w
+		}
+		stamp(&g, have)
+		return g
+	}
+	g := asked.clone()
+	if stored != nil {
+		g.Known = append(g.Known, stored.Known...)
+		if stored.Project != nil {
+			g.Known = append(g.Known, stored.Project.ServiceNames()...)
+		}
+		g.Known = slices.Compact(slices.Sorted(slices.Values(g.Known)))
+	}
+	if g.Options.Services != nil {
+		g.Scope = slices.Sorted(slices.Values(g.Options.Services))
+	}
+	return g
+}
+
+// stamp marks the services in the goal's scope as asked for now.
+func stamp(g *Goal, have State) {
+	now := have.Now
+	highest := map[string]int{}
+	for _, c := range have.Containers {
+		if c.Project != g.Project.Name || c.OneOff {
+			continue
+		}
+		now = later(now, c.FinishedAt)
+		highest[c.Service] = max(highest[c.Service], c.Generation)
+	}
+	for name, w := range g.Services {
+		if !g.inScope(name) {
+			continue
+		}
+		w.Asked = now
+		if g.policy(name) == Always {
+			w.Generation = max(w.Generation, highest[name]) + 1
+		}
+		g.Services[name] = w
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
