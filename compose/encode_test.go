@@ -1,0 +1,84 @@
+package compose
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// sameProject holds the round trip: equal hashes, equal values, equal bytes.
+func sameProject(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, p *Project,
+) {
+	t.Helper()
+	first, err := Encode(p)
+	if err != nil {
+		t.Fatalf("encode: %v", err)
+	}
+	q, err := Decode(first)
+	if err != nil {
+		t.Fatalf("decode: %v\n%s", err, first)
+	}
+	second, err := Encode(q)
+	if err != nil {
+		t.Fatalf("encode again: %v", err)
+	}
+	if !bytes.Equal(first, second) {
+		t.Fatalf("encodings differ:\n%s", cmp.Diff(string(first), string(second)))
+	}
+	if diff := cmp.Diff(p.ServiceNames(), q.ServiceNames()); diff != "" {
+		t.Fatalf("services: %s", diff)
+	}
+	for name, s := range p.Services {
+		if HashIn(p, s) != HashIn(q, q.Services[name]) || Hash(s) != Hash(q.Services[name]) {
+			t.Fatalf("the hash of %s changed: %s", name, cmp.Diff(s, q.Services[name]))
+		}
+	}
+	for name, n := range p.Networks {
+		if HashNetwork(n) != HashNetwork(q.Networks[name]) {
+			t.Fatalf("the hash of network %s changed", name)
+		}
+	}
+	for name, v := range p.Volumes {
+		if HashVolume(v) != HashVolume(q.Volumes[name]) {
+			t.Fatalf("the hash of volume %s changed", name)
+		}
+	}
+	same := cmp.Options{
+		cmpopts.EquateEmpty(),
+		cmpopts.IgnoreFields(Project{}, "Environment", "DisabledServices"),
+		cmpopts.IgnoreFields(Config{}, "Environment"),
+		cmpopts.IgnoreUnexported(Secret{}, Config{}),
+	}
+	if diff := cmp.Diff(p, q, same); diff != "" {
+		t.Fatalf("the project changed:\n%s", diff)
+	}
+}
+
+func TestCorpusRoundTrip(t *testing.T) {
+	eachLoaded(t, func(t *testing.T, p *Project, _ Source) { sameProject(t, p) })
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for name, text := range map[string]string{
+		"nothing":       "",
+		"no header":     "services: {}\n",
+		"newer version": "gantry: 99\nname: x\n---\nservices: {}\n",
+		"not YAML":      "gantry: 1\nname: x\n---\n\t{",
+		"a list":        "gantry: 1\nname: x\n---\n- a\n",
+		"wrong types":   "gantry: 1\nname: x\n---\nservices: [1]\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if p, err := Decode([]byte(text)); err == nil {
+				t.Fatalf("decoded to %+v", p)
+			} else if strings.Contains(err.Error(), "\n") {
+				t.Fatalf("more than one line: %v", err)
+			}
+		})
+	}
+}
