@@ -15,7 +15,7 @@
 //     never change;
 //   - a file only ever moves to a higher number, in the order of its age, or is
 //     removed, and is never written to again once it has left PATH;
-//   - a new PATH is made only after the old one has moved away.
+//   - a new PATH appears only once the old one has moved away or is gone.
 //
 // A reader therefore recognises a file by its inode, not by its name.
 package logs
