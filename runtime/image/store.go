@@ -2,32 +2,242 @@ package image
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	// namespace separates the objects of one containerd database; gantry has
+	// the database to itself and uses one.
+	namespace = "gantry"
+	// snapshotterName is part of the keys in the database and of the labels
+	// that lead from a configuration to its snapshot.
+	snapshotterName = "overlayfs"
+	// labelOperation marks a lease that ends with the process that took it.
+	labelOperation = "gantry/operation"
 )
 
 // Options are those of [Open].
 type Options struct {
 	// Root is the daemon's root directory; the store lives in ROOT/images.
 	Root string
-	Log  *slog.Logger
+	// Log receives what the libraries below have to say. Nil is silence.
+	Log *slog.Logger
 }
 
-// Store holds the images of one root directory.
-type Store struct{}
+// Store holds the images of one root directory. All methods may be called at
+// the same time.
+type Store struct {
+	dir     string
+	log     *slog.Logger
+	library *log.Entry // the libraries' way into log
 
-func Open(ctx context.Context, o Options) (*Store, error) { return nil, nil }
-func (s *Store) Close() error                             { return nil }
-func (s *Store) Collect(ctx context.Context) error        { return nil }
-func (s *Store) Lowers(ctx context.Context, id digest.Digest) ([]string, error) {
-	return nil, nil
+	bolt    *bolt.DB
+	db      *metadata.DB
+	content content.Store
+	snaps   snapshots.Snapshotter
+	backend snapshots.Snapshotter // below the metadata; closed by us
+	images  images.Store
+	leases  leases.Manager
+
+	// changes counts the writes to the database; what was read before a write
+	// is read again after it.
+	changes  atomic.Uint64
+	records  atomic.Pointer[recordSet]
+	resolved sync.Map // target digest → *resolved; immutable content, so never stale
+
+	unpacking keyed // by name of the top snapshot
+	views     viewTable
+
+	collecting sync.Mutex
+	swept      bool // the first collection of this process looked behind the database
 }
-func (s *Store) Release(ctx context.Context, id digest.Digest) error { return nil }
-func (s *Store) Pinned(ctx context.Context) ([]digest.Digest, error) { return nil, nil }
-func (s *Store) Get(ctx context.Context, ref string) (Image, error)  { return Image{}, nil }
-func (s *Store) List(ctx context.Context) ([]Image, error)           { return nil, nil }
-func (s *Store) Tag(ctx context.Context, ref, name string) error     { return nil }
-func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Removed, error) {
-	return nil, nil
+
+// Open opens the store below o.Root, making it if it is not there. It fails
+// with ErrUnavailable when another daemon holds it.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir := filepath.Join(o.Root, "images")
+	if strings.ContainsAny(dir, ":,\\") {
+		return nil, classed(errdefs.ErrInvalidArgument,
+			"open images: %q cannot be the root directory: overlay mounts do not take ':', ',' or '\\' in paths", o.Root)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	takeStandardLog(o.Log)
+	s := &Store{dir: dir, log: o.Log, library: libraryLog(o.Log)}
+
+	db, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, boltOptions())
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, classed(errdefs.ErrUnavailable, "open images: another daemon uses %s", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open images: %s: %w", filepath.Join(dir, "meta.db"), err)
+	}
+	s.bolt = db
+	if err := s.assemble(s.context(ctx)); err != nil {
+		return nil, errors.Join(fmt.Errorf("open images: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// boltOptions are the same for both databases. The list of free pages is
+// rebuilt at Open (microseconds at our sizes) instead of written with every
+// commit. Syncing stays on: an image that was reported must survive a power cut.
+func boltOptions() *bolt.Options {
+	return &bolt.Options{
+		Timeout:         2 * time.Second,
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		NoStatistics:    true,
+		InitialMmapSize: 16 << 20, // growing the map would make readers wait
+	}
+}
+
+func (s *Store) assemble(ctx context.Context) error {
+	blobs, err := local.NewStore(filepath.Join(s.dir, "content"))
+	if err != nil {
+		return err
+	}
+	snapDir := filepath.Join(s.dir, "snapshots")
+	if err := os.MkdirAll(snapDir, 0o700); err != nil {
+		return err
+	}
+	meta, err := storage.NewMetaStore(filepath.Join(snapDir, "metadata.db"), func(o *bolt.Options) error {
+		*o = *boltOptions()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.backend, err = overlay.NewSnapshotter(snapDir, overlay.WithMetaStore(meta), overlay.AsynchronousRemove)
+	if err != nil {
+		return err
+	}
+	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
+	if err := s.db.Init(ctx); err != nil {
+		return err
+	}
+	s.db.RegisterMutationCallback(func(bool) { s.changes.Add(1) })
+	s.content = s.db.ContentStore()
+	s.snaps = s.db.Snapshotter(snapshotterName)
+	s.images = metadata.NewImageStore(s.db)
+	s.leases = metadata.NewLeaseManager(s.db)
+	return s.dropStaleLeases(ctx)
+}
+
+// dropStaleLeases ends the operations of a process that died: what they wrote
+// is free for the next collection.
+func (s *Store) dropStaleLeases(ctx context.Context) error {
+	all, err := s.leases.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if _, ours := l.Labels[labelOperation]; !ours {
+			continue
+		}
+		if err := s.leases.Delete(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the use of the store. No other method may run or be called.
+func (s *Store) Close() error {
+	var errs []error
+	if s.backend != nil {
+		errs = append(errs, s.backend.Close())
+	}
+	if s.bolt != nil {
+		errs = append(errs, s.bolt.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// context is ctx as the libraries want it: with the namespace and a logger.
+func (s *Store) context(ctx context.Context) context.Context {
+	return log.WithLogger(namespaces.WithNamespace(ctx, namespace), s.library)
+}
+
+// Collect removes the content and snapshots that no image, view or running
+// operation reaches. It is never needed for correctness, only for space.
+//
+// Containers are not part of the database: call it only after every container
+// record is loaded and the images in use are pinned by [Store.Lowers].
+func (s *Store) Collect(ctx context.Context) error {
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
+	ctx = s.context(ctx)
+	if !s.swept {
+		if err := s.markDirty(ctx); err != nil {
+			return fmt.Errorf("collect images: %w", err)
+		}
+	}
+	if _, err := s.db.GarbageCollect(ctx); err != nil {
+		return fmt.Errorf("collect images: %w", err)
+	}
+	s.swept = true
+	return s.forgetResolved(ctx)
+}
+
+// markDirty makes the next collection look at the disk and not only at the
+// database. containerd does so only after a removal of its own, but a process
+// killed between a file and its database entry leaves files no entry knows;
+// so a blob and a snapshot are made for the collection to find.
+func (s *Store) markDirty(ctx context.Context) error {
+	stamp := fmt.Sprintf("sweep %d", time.Now().UnixNano())
+	ref := "gantry-sweep"
+	if _, err := s.writeBlob(ctx, ref, "", []byte(stamp), nil); err != nil {
+		return err
+	}
+	if _, err := s.snaps.Prepare(ctx, ref, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	return s.snaps.Remove(ctx, ref)
+}
+
+// forgetResolved drops what is remembered of images that are gone.
+func (s *Store) forgetResolved(ctx context.Context) error {
+	set, err := s.recordSet(ctx)
+	if err != nil {
+		return err
+	}
+	live := map[digest.Digest]bool{}
+	for _, r := range set.all {
+		live[r.Target.Digest] = true
+	}
+	s.resolved.Range(func(k, _ any) bool {
+		if !live[k.(digest.Digest)] {
+			s.resolved.Delete(k)
+		}
+		return true
+	})
+	return nil
 }
