@@ -1,0 +1,72 @@
+// Command gantryd is gantry's daemon.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"gantry/daemon"
+)
+
+// Set by the linker.
+var version, commit, built = "dev", "", ""
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gantryd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	c := daemon.Default(os.Getenv)
+	c.Version = daemon.Version{Number: version, Commit: commit, Built: built}
+	f := flag.NewFlagSet("gantryd", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.Root, "root", c.Root, "directory of what is kept")
+	f.StringVar(&c.Run, "run", c.Run, "directory of what is gone with the next boot")
+	f.BoolVar(&c.Debug, "debug", false, "log more")
+	show := f.Bool("version", false, "print the version and exit")
+	var hosts []string
+	f.Func("host", "address to serve the API on (default unix://RUN/gantry.sock); may be given several times", func(h string) error {
+		hosts = append(hosts, h)
+		return nil
+	})
+	if err := f.Parse(args); err != nil {
+		if err == flag.ErrHelp {
+			f.SetOutput(os.Stdout)
+			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--host ADDRESS]... [--debug] [--version]")
+			f.PrintDefaults()
+			return nil
+		}
+		return fmt.Errorf("%w; see gantryd --help", err)
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q; see gantryd --help", f.Arg(0))
+	}
+	if *show {
+		fmt.Println("gantryd", version, commit)
+		return nil
+	}
+	if len(hosts) > 0 {
+		c.Hosts = hosts
+	}
+	level := slog.LevelInfo
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+
+	starter := daemon.Starter()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err := daemon.Run(ctx, c, starter.Ready)
+	starter.Failed(err)
+	return err
+}

@@ -1,0 +1,117 @@
+// Package daemon is gantryd: it opens everything in the order it stands on,
+// serves the API until it is told to stop, and closes in reverse. It decides
+// nothing about containers or projects; it introduces those who do.
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Version says what was built; the linker sets it.
+type Version struct{ Number, Commit, Built string }
+
+// Config is everything gantryd can be told.
+type Config struct {
+	Root  string   // durable state
+	Run   string   // state of this boot
+	Hosts []string // addresses to serve the API on, "unix:///…"
+	Debug bool     // log more
+
+	Version Version
+	Log     *slog.Logger
+}
+
+// Places of the default daemon.
+const (
+	defaultRoot = "/var/lib/gantry"
+	defaultRun  = "/run/gantry"
+)
+
+// Default is the configuration of a daemon that is told nothing but its
+// environment: GANTRY_ROOT, GANTRY_RUN and GANTRY_HOST.
+func Default(getenv func(string) string) Config {
+	or := func(name, v string) string {
+		if e := getenv(name); e != "" {
+			return e
+		}
+		return v
+	}
+	c := Config{Root: or("GANTRY_ROOT", defaultRoot), Run: or("GANTRY_RUN", defaultRun)}
+	if h := getenv("GANTRY_HOST"); h != "" {
+		c.Hosts = []string{h}
+	}
+	return c
+}
+
+// complete fills what follows from the rest and checks what was given.
+func (c Config) complete() (Config, error) {
+	for _, dir := range []*string{&c.Root, &c.Run} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return c, err
+		}
+		*dir = abs
+	}
+	// Sockets have room for 107 bytes (unix(7)); the longest name below Run is
+	// a control socket's.
+	if len(c.Run) > 80 {
+		return c, fmt.Errorf("run directory %s: longer than 80 bytes, sockets below it could not be named; choose a shorter one", c.Run)
+	}
+	if len(c.Hosts) == 0 {
+		c.Hosts = []string{"unix://" + filepath.Join(c.Run, "gantry.sock")}
+	}
+	for _, h := range c.Hosts {
+		path, ok := strings.CutPrefix(h, "unix://")
+		if !ok {
+			return c, fmt.Errorf("host %s: only unix:// sockets are served yet", h)
+		}
+		if !filepath.IsAbs(path) || len(path) > 107 {
+			return c, fmt.Errorf("host %s: needs an absolute path of at most 107 bytes", h)
+		}
+	}
+	return c, nil
+}
+
+// instance tells this daemon's kernel objects from those of others on the
+// machine. A daemon is known by its run directory: two cannot share one.
+func (c Config) instance() string { return c.Run }
+
+// cgroupParent is where containers live below the root of every hierarchy. A
+// daemon that was given a cgroup of its own to manage (systemd's Delegate=)
+// stays below it.
+func (c Config) cgroupParent() string {
+	name := "gantry"
+	if c.Run != defaultRun {
+		sum := sha256.Sum256([]byte(c.Run))
+		name += "-" + hex.EncodeToString(sum[:4])
+	}
+	return filepath.Join("/", delegated(), name)
+}
+
+// delegated is the cgroup systemd gave this service, "" without systemd or
+// where controllers are on version 1, which systemd does not delegate.
+func delegated() string {
+	if os.Getenv("INVOCATION_ID") == "" {
+		return ""
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		return ""
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			// The daemon itself was started in a leaf below.
+			return strings.TrimSuffix(path, "/daemon")
+		}
+	}
+	return ""
+}

@@ -1,0 +1,378 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gantry/runtime"
+	"gantry/runtime/spec"
+	"gantry/runtime/volume"
+	"gantry/scheduler"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+)
+
+// engine makes the runtime a scheduler.Engine: services become containers,
+// labels become their places in a project.
+type engine struct {
+	rt *runtime.Engine
+	// starting bounds the containers that are made at once: beyond a few per
+	// core more only wait for each other.
+	starting chan struct{}
+}
+
+var _ scheduler.Engine = (*engine)(nil)
+
+func newEngine(rt *runtime.Engine) *engine {
+	return &engine{rt: rt, starting: make(chan struct{}, 4*max(rt.Host().CPUs, 1))}
+}
+
+// Observe shows what there is of a project.
+func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.State, error) {
+	s := scheduler.State{Now: time.Now(), Images: map[string]string{}}
+	for _, c := range e.rt.List() {
+		if c.Config.Labels[scheduler.LabelProject] == look.Project {
+			s.Containers = append(s.Containers, observed(c))
+		}
+	}
+	for _, n := range e.rt.ListNetworks() {
+		if n.Labels[scheduler.LabelProject] == look.Project || slices.Contains(look.Networks, n.Name) {
+			s.Networks = append(s.Networks, scheduler.Network{
+				ID: n.ID, Name: n.Name, Project: n.Labels[scheduler.LabelProject],
+				Key: n.Labels[scheduler.LabelNetwork], Hash: n.Labels[scheduler.LabelHash],
+			})
+		}
+	}
+	for _, v := range e.rt.ListVolumes() {
+		if v.Labels[scheduler.LabelProject] == look.Project || slices.Contains(look.Volumes, v.Name) {
+			s.Volumes = append(s.Volumes, scheduler.Volume{
+				Name: v.Name, Project: v.Labels[scheduler.LabelProject],
+				Key: v.Labels[scheduler.LabelVolume], Hash: v.Labels[scheduler.LabelHash],
+			})
+		}
+	}
+	for _, ref := range look.Images {
+		img, err := e.rt.Image(ctx, ref)
+		switch {
+		case err == nil:
+			s.Images[ref] = img.ID.String()
+		case !errdefs.IsNotFound(err):
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// observed is a container as the scheduler sees it.
+func observed(c runtime.Container) scheduler.Container {
+	o := scheduler.FromLabels(c.Config.Labels)
+	o.ID, o.Name = c.ID, c.Name
+	o.Image, o.ImageID = c.Config.Image, c.Config.ImageID
+	o.Status = scheduler.Status(c.State)
+	if c.Health != nil {
+		o.Health = c.Health.Status
+	}
+	o.ExitCode, o.Stopped = c.ExitCode, c.Stopped
+	o.Created, o.StartedAt, o.FinishedAt = c.Created, c.StartedAt, c.FinishedAt
+	for _, ep := range c.Config.Network.Endpoints {
+		o.Networks = append(o.Networks, ep.Network)
+	}
+	for _, m := range c.Mounts {
+		if m.Type == spec.MountVolume {
+			o.Volumes = append(o.Volumes, m.Name)
+		}
+	}
+	for _, mode := range []string{c.Config.Network.Mode, c.Config.PidMode, c.Config.IpcMode} {
+		if id, ok := strings.CutPrefix(mode, "container:"); ok {
+			o.Joins = append(o.Joins, id)
+		}
+	}
+	return o
+}
+
+// Projects are the projects that have a container.
+func (e *engine) Projects(context.Context) ([]string, error) {
+	var names []string
+	for _, c := range e.rt.List() {
+		if p := c.Config.Labels[scheduler.LabelProject]; p != "" {
+			names = append(names, p)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Pull says what there is instead, until registries can be reached.
+func (e *engine) Pull(ctx context.Context, ref, id string) error {
+	if _, err := e.rt.Image(ctx, ref); err != nil {
+		return err // names the image and the next step
+	}
+	return fmt.Errorf("image %s is not the one wanted (%s), and pulling is not supported yet: %w", ref, id, errdefs.ErrNotImplemented)
+}
+
+func (e *engine) RemoveImage(ctx context.Context, ref string) error {
+	_, err := e.rt.RemoveImage(ctx, ref, false)
+	return err
+}
+
+func (e *engine) CreateNetwork(ctx context.Context, s scheduler.NetworkSpec) error {
+	n, err := networkSpec(s)
+	if err != nil {
+		return err
+	}
+	_, err = e.rt.CreateNetwork(ctx, n)
+	if errdefs.IsAlreadyExists(err) || errdefs.IsConflict(err) {
+		// Made by a call that died before it heard so.
+		if old, lookErr := e.rt.Network(s.Name); lookErr == nil && old.Labels[scheduler.LabelProject] == s.Labels[scheduler.LabelProject] {
+			return nil
+		}
+	}
+	return err
+}
+
+func (e *engine) RemoveNetwork(ctx context.Context, id string) error {
+	return e.rt.RemoveNetwork(ctx, id)
+}
+
+func (e *engine) CreateVolume(ctx context.Context, s scheduler.VolumeSpec) error {
+	_, err := e.rt.CreateVolume(ctx, volume.Volume{
+		Name: s.Name, Driver: s.Config.Driver, Labels: s.Labels, Options: s.Config.DriverOpts,
+	})
+	return err
+}
+
+func (e *engine) RemoveVolume(ctx context.Context, name string) error {
+	return e.rt.RemoveVolume(ctx, name, true)
+}
+
+// Run creates a replica and starts it. One of the same name and make that is
+// there already was made by a call that died in between.
+func (e *engine) Run(ctx context.Context, s scheduler.RunSpec) error {
+	select {
+	case e.starting <- struct{}{}:
+		defer func() { <-e.starting }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return e.runReplica(ctx, s, nil)
+}
+
+func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []runtime.MountPoint) error {
+	c, err := e.config(s, inherit)
+	if err != nil {
+		return err
+	}
+	id := ""
+	if old, err := e.rt.Inspect(s.Name); err == nil && old.Name == s.Name &&
+		old.Config.Labels[scheduler.LabelProject] == s.Project.Name &&
+		old.Config.Labels[scheduler.LabelHash] == s.Labels[scheduler.LabelHash] {
+		id = old.ID
+	} else {
+		made, err := e.rt.Create(ctx, s.Name, c)
+		if err != nil {
+			return err
+		}
+		id = made.ID
+	}
+	if s.NoStart {
+		return nil
+	}
+	return e.Start(ctx, id)
+}
+
+// config is containerConfig with what only doing code can know: the content of
+// files on this machine.
+func (e *engine) config(s scheduler.RunSpec, inherit []runtime.MountPoint) (spec.Config, error) {
+	c, err := containerConfig(s)
+	if err != nil {
+		return c, err
+	}
+	if c.Seccomp != "" && c.Seccomp != "unconfined" && !strings.HasPrefix(strings.TrimSpace(c.Seccomp), "{") {
+		path := c.Seccomp
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(s.Project.WorkingDir, path)
+		}
+		profile, err := os.ReadFile(path)
+		if err != nil {
+			return c, fmt.Errorf("service %s: security_opt seccomp: %w: %w", s.Service.Name, err, errdefs.ErrInvalidArgument)
+		}
+		c.Seccomp = string(profile)
+	}
+	for _, m := range inherit {
+		keep(&c, m)
+	}
+	return c, nil
+}
+
+// keep mounts a predecessor's anonymous volume where it was.
+func keep(c *spec.Config, m runtime.MountPoint) {
+	if !m.Anonymous {
+		return
+	}
+	for i, have := range c.Mounts {
+		if have.Target == m.Destination {
+			if have.Type == spec.MountVolume && have.Source == "" {
+				c.Mounts[i].Source = m.Name
+			}
+			return
+		}
+	}
+	c.Mounts = append(c.Mounts, spec.Mount{Type: spec.MountVolume, Source: m.Name, Target: m.Destination})
+}
+
+// Replace makes the new container beside the old one's remains: the old one is
+// stopped and gives up its name first, and is removed last.
+func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o scheduler.ReplaceOptions) error {
+	old, err := e.rt.Inspect(id)
+	if errdefs.IsNotFound(err) {
+		return e.Run(ctx, s)
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if old.Name == s.Name {
+		if err := e.rt.Rename(ctx, id, old.ID[:12]+"_"+s.Name); err != nil {
+			return err
+		}
+	}
+	var inherit []runtime.MountPoint
+	if !o.RenewAnonVolumes {
+		inherit = old.Mounts
+	}
+	select {
+	case e.starting <- struct{}{}:
+		defer func() { <-e.starting }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := e.runReplica(ctx, s, inherit); err != nil {
+		return err
+	}
+	return e.Remove(ctx, id, scheduler.RemoveOptions{Volumes: o.RenewAnonVolumes})
+}
+
+func (e *engine) Start(ctx context.Context, id string) error {
+	if err := e.rt.Start(ctx, id); err != nil && !errdefs.IsNotModified(err) {
+		return err
+	}
+	return nil
+}
+
+func (e *engine) Stop(ctx context.Context, id string, timeout *time.Duration) error {
+	err := e.rt.Stop(ctx, id, runtime.StopOptions{Timeout: timeout})
+	if errdefs.IsNotModified(err) {
+		return nil
+	}
+	return err
+}
+
+func (e *engine) Remove(ctx context.Context, id string, o scheduler.RemoveOptions) error {
+	if err := e.Stop(ctx, id, o.Timeout); err != nil {
+		return err
+	}
+	return e.rt.Remove(ctx, id, runtime.RemoveOptions{Force: true, Volumes: o.Volumes})
+}
+
+// Await waits for every replica named.
+func (e *engine) Await(ctx context.Context, a scheduler.AwaitSpec) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, number := range a.Numbers {
+		g.Go(func() error {
+			c, ok := e.replica(a.Project, a.Service, number)
+			if !ok {
+				return fmt.Errorf("replica %d of %s is not there: %w", number, a.Service, errdefs.ErrNotFound)
+			}
+			return e.await(ctx, c, a.Condition)
+		})
+	}
+	return g.Wait()
+}
+
+// replica finds a service's replica by its labels; of two (a replacement under
+// way) the newer.
+func (e *engine) replica(project, service string, number int) (found runtime.Container, ok bool) {
+	for _, c := range e.rt.List() { // the newest first
+		o := scheduler.FromLabels(c.Config.Labels)
+		if o.Project == project && o.Service == service && o.Number == number && !o.OneOff {
+			return c, true
+		}
+	}
+	return runtime.Container{}, false
+}
+
+func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.Condition) error {
+	for {
+		switch cond {
+		case scheduler.IsStarted:
+			if !c.StartedAt.IsZero() {
+				return nil
+			}
+		case scheduler.IsHealthy:
+			return e.rt.AwaitHealthy(ctx, c.ID)
+		case scheduler.IsReady:
+			if c.State == runtime.Running && c.Health == nil {
+				return nil
+			}
+			if c.Health != nil {
+				return e.rt.AwaitHealthy(ctx, c.ID)
+			}
+			if c.State == runtime.Exited || c.State == runtime.Dead {
+				return fmt.Errorf("container %s exited with code %d: %w", c.Name, c.ExitCode, errdefs.ErrFailedPrecondition)
+			}
+		case scheduler.IsCompleted:
+			if c.State == runtime.Exited && !c.StartedAt.IsZero() {
+				if c.ExitCode == 0 {
+					return nil
+				}
+				return fmt.Errorf("container %s did not complete successfully: exit code %d; see its log: %w", c.Name, c.ExitCode, errdefs.ErrFailedPrecondition)
+			}
+			if c.State == runtime.Dead || c.State == runtime.Removing {
+				return fmt.Errorf("container %s was removed: %w", c.Name, errdefs.ErrFailedPrecondition)
+			}
+		}
+		if err := e.rt.AwaitChange(ctx, c); err != nil {
+			return err
+		}
+		var err error
+		if c, err = e.rt.Inspect(c.ID); err != nil {
+			return err
+		}
+	}
+}
+
+// Watch tells which projects had something happen to them.
+func (e *engine) Watch(ctx context.Context) <-chan string {
+	names := make(chan string, 64)
+	go func() {
+		defer close(names)
+		for ctx.Err() == nil {
+			err := e.rt.Events(ctx, runtime.EventQuery{}, func(ev runtime.Event) error {
+				p := ev.Attributes[scheduler.LabelProject]
+				if p == "" || strings.HasPrefix(ev.Action, "exec_") {
+					return nil
+				}
+				select {
+				case names <- p:
+				case <-ctx.Done():
+				}
+				return nil
+			})
+			if err == nil || errors.Is(err, context.Canceled) {
+				return // the runtime closes, or nobody listens any more
+			}
+			// Cut off for reading too slowly: begin anew. Whoever loops over the
+			// names looks at the whole state anyway.
+		}
+	}()
+	return names
+}

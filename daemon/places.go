@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// places are the daemon's directories. Whoever holds their locks owns them.
+type places struct {
+	run   string
+	locks []*os.File
+}
+
+// openPlaces makes and locks the directories, and gives RUN a mount of its own
+// that propagates: what the daemon mounts below it, the keeper sees in its own
+// mount namespace.
+func openPlaces(c Config) (p *places, err error) {
+	p = &places{run: c.Run}
+	defer func() {
+		if err != nil {
+			p.unlock()
+		}
+	}()
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{{c.Root, 0o711}, {c.Run, 0o755}, {filepath.Join(c.Run, "tmp"), 0o700}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return p, err
+		}
+	}
+	for _, path := range []string{filepath.Join(c.Root, "gantryd.lock"), filepath.Join(c.Run, "gantryd.lock")} {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return p, err
+		}
+		p.locks = append(p.locks, f)
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return p, fmt.Errorf("%s: another gantryd uses this directory; stop it (gantry daemon stop) or choose another --root and --run", path)
+			}
+			return p, fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
+	if err := ownMount(c.Run); err != nil {
+		return p, err
+	}
+	// Libraries that need scratch mounts make them where they propagate.
+	return p, os.Setenv("TMPDIR", filepath.Join(c.Run, "tmp"))
+}
+
+// ownMount binds dir to itself, unless it is a mount already, and makes it
+// shared.
+func ownMount(dir string) error {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, 0, &st); err != nil {
+		return fmt.Errorf("run directory %s: %w", dir, err)
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s to itself: %w", dir, err)
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("let mounts below %s propagate: %w", dir, err)
+	}
+	return nil
+}
+
+// close unlocks the directories. all says that nobody lives in RUN any more:
+// its mounts go too.
+func (p *places) close(all bool) error {
+	var err error
+	if all {
+		for _, dir := range []string{filepath.Join(p.run, "files"), p.run} {
+			if e := unix.Unmount(dir, unix.MNT_DETACH); e != nil && !errors.Is(e, unix.EINVAL) && !errors.Is(e, unix.ENOENT) {
+				err = errors.Join(err, fmt.Errorf("unmount %s: %w", dir, e))
+			}
+		}
+	}
+	p.unlock()
+	return err
+}
+
+func (p *places) unlock() {
+	for _, f := range p.locks {
+		f.Close()
+	}
+	p.locks = nil
+}

@@ -1,0 +1,102 @@
+package runtime
+
+import (
+	"testing"
+	"time"
+
+	"gantry/runtime/spec"
+
+	"pgregory.net/rapid"
+)
+
+func TestJudge(t *testing.T) {
+	hc := withDefaults(spec.Healthcheck{Test: []string{"CMD", "x"}, StartPeriod: 10 * time.Second, Retries: 2})
+	pass, fail := Probe{ExitCode: 0}, Probe{ExitCode: 1}
+
+	h := Health{Status: Starting}
+	if h = judge(h, fail, hc, time.Second, false); h.Status != Starting || h.FailingStreak != 0 {
+		t.Fatalf("a failure in the start period counted: %+v", h)
+	}
+	if h = judge(h, fail, hc, 11*time.Second, false); h.Status != Starting || h.FailingStreak != 1 {
+		t.Fatalf("after the start period: %+v", h)
+	}
+	if h = judge(h, fail, hc, 12*time.Second, true); h.FailingStreak != 1 {
+		t.Fatalf("an early failure counted: %+v", h)
+	}
+	if h = judge(h, fail, hc, 13*time.Second, false); h.Status != Unhealthy {
+		t.Fatalf("two failures of two: %+v", h)
+	}
+	if h = judge(h, pass, hc, 14*time.Second, false); h.Status != Healthy || h.FailingStreak != 0 {
+		t.Fatalf("a success heals: %+v", h)
+	}
+	if h = judge(h, fail, hc, time.Second, false); h.FailingStreak != 1 {
+		t.Fatalf("once healthy, the start period is over: %+v", h)
+	}
+	if len(h.Log) != probesKept {
+		t.Fatalf("kept %d probes", len(h.Log))
+	}
+}
+
+// Whatever the probes say, a container turns unhealthy only by failures in a
+// row that its own schedule asked for.
+func TestHealthLaws(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		hc := withDefaults(spec.Healthcheck{
+			Test:        []string{"CMD", "x"},
+			Retries:     rapid.IntRange(1, 5).Draw(t, "retries"),
+			Interval:    time.Duration(rapid.IntRange(1, 60).Draw(t, "interval")) * time.Second,
+			StartPeriod: time.Duration(rapid.IntRange(0, 60).Draw(t, "start period")) * time.Second,
+		})
+		start := time.Unix(0, 0)
+		h, s, now := Health{Status: Starting}, newSchedule(hc, start), start
+		row := 0
+		for range rapid.IntRange(1, 100).Draw(t, "probes") {
+			at, early := s.next(h.Status, rapid.Bool().Draw(t, "awaited"))
+			if at.After(now) {
+				now = at
+			}
+			if early && h.Status != Starting {
+				t.Fatal("an early probe of a container that is not starting")
+			}
+			code := rapid.IntRange(0, 1).Draw(t, "code")
+			before := h.Status
+			h = judge(h, Probe{ExitCode: code}, hc, now.Sub(start), early)
+			switch {
+			case code == 0:
+				row = 0
+			case !early:
+				row++
+			}
+			if h.Status == Unhealthy && before != Unhealthy && row < hc.Retries {
+				t.Fatalf("unhealthy after %d failures of %d", row, hc.Retries)
+			}
+			if s = s.after(now, h.Status, early); s.gap > hc.Interval {
+				t.Fatalf("early gap %s is wider than the interval", s.gap)
+			}
+		}
+	})
+}
+
+// While somebody waits the first probes come at 0, 50, 125 ms …
+func TestEarlyProbes(t *testing.T) {
+	start := time.Unix(100, 0)
+	s := newSchedule(withDefaults(spec.Healthcheck{Interval: time.Second}), start)
+	var got []time.Duration
+	for range 4 {
+		at, early := s.next(Starting, true)
+		if !early {
+			t.Fatal("regular before its time")
+		}
+		got = append(got, at.Sub(start))
+		s = s.after(at, Starting, true)
+	}
+	want := []time.Duration{0, 50 * time.Millisecond, 125 * time.Millisecond, 237500 * time.Microsecond}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("probes at %v, want %v", got, want)
+		}
+	}
+	if at, early := s.next(Starting, false); early || at.Sub(start) != time.Second {
+		t.Fatalf("nobody waits: probe at %s, early %v", at.Sub(start), early)
+	}
+}

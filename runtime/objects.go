@@ -1,0 +1,242 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"gantry/network"
+	"gantry/runtime/image"
+	"gantry/runtime/spec"
+	"gantry/runtime/volume"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// Images, networks and volumes belong to their own packages. What passes
+// through here is what needs to know of containers too: who uses an object,
+// and whom to tell.
+
+// ImportImage makes an image of a root filesystem.
+func (e *Engine) ImportImage(ctx context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
+	img, err := e.Images.Import(ctx, r, o)
+	if err == nil {
+		e.emitObject("image", "import", img.ID.String(), map[string]string{"name": o.Name})
+	}
+	return img, err
+}
+
+// LoadImages takes in an archive of images.
+func (e *Engine) LoadImages(ctx context.Context, r io.Reader, report func(string)) ([]image.Image, error) {
+	all, err := e.Images.Load(ctx, r, report)
+	for _, img := range all {
+		e.emitObject("image", "load", img.ID.String(), map[string]string{"name": firstName(img)})
+	}
+	return all, err
+}
+
+func firstName(img image.Image) string {
+	if len(img.Names) > 0 {
+		return img.Names[0]
+	}
+	return img.ID.String()
+}
+
+// Image returns one image.
+func (e *Engine) Image(ctx context.Context, ref string) (image.Image, error) {
+	return e.Images.Get(ctx, ref)
+}
+
+// ListImages returns every image, the newest first.
+func (e *Engine) ListImages(ctx context.Context) ([]image.Image, error) { return e.Images.List(ctx) }
+
+// TagImage gives an image a further name.
+func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
+	if err := e.Images.Tag(ctx, ref, name); err != nil {
+		return err
+	}
+	img, err := e.Images.Get(ctx, name)
+	if err == nil {
+		e.emitObject("image", "tag", img.ID.String(), map[string]string{"name": name})
+	}
+	return err
+}
+
+// RemoveImage takes names away and deletes an image that has none left and no
+// container.
+func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]image.Removed, error) {
+	gone, err := e.Images.Remove(ctx, ref, image.RemoveOptions{
+		Force: force,
+		InUse: func(id digest.Digest) (users []image.User) {
+			for _, ct := range e.all() {
+				if c := ct.snapshot(); c.Config.ImageID == id.String() {
+					users = append(users, image.User{Name: c.Name, Running: c.State.Live()})
+				}
+			}
+			return users
+		},
+	})
+	for _, g := range gone {
+		if g.Deleted != "" {
+			e.emitObject("image", "delete", g.Deleted, map[string]string{"name": g.Deleted})
+		} else {
+			e.emitObject("image", "untag", g.Untagged, map[string]string{"name": g.Untagged})
+		}
+	}
+	return gone, err
+}
+
+// CreateNetwork makes a network.
+func (e *Engine) CreateNetwork(ctx context.Context, s network.Spec) (network.Network, error) {
+	n, err := e.Fabric.CreateNetwork(ctx, s)
+	if err == nil {
+		e.emitObject("network", "create", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	}
+	return n, err
+}
+
+// RemoveNetwork removes a network nobody is on.
+func (e *Engine) RemoveNetwork(ctx context.Context, ref string) error {
+	n, err := e.Fabric.Network(ref)
+	if err != nil {
+		return err
+	}
+	if err := e.Fabric.RemoveNetwork(ctx, n.ID); err != nil {
+		return err
+	}
+	e.emitObject("network", "destroy", n.ID, map[string]string{"name": n.Name, "type": n.Driver})
+	return nil
+}
+
+// Network returns one network.
+func (e *Engine) Network(ref string) (network.Network, error) { return e.Fabric.Network(ref) }
+
+// ListNetworks returns every network.
+func (e *Engine) ListNetworks() []network.Network { return e.Fabric.Networks() }
+
+// Attached lists the endpoints on a network.
+func (e *Engine) Attached(id string) []network.EndpointInfo { return e.Fabric.Attached(id) }
+
+// ConnectNetwork puts a container on a further network, now if it is live and
+// at every start.
+func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.Endpoint) error {
+	ct, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	n, err := e.Fabric.Network(net)
+	if err != nil {
+		return err
+	}
+	ct.op.Lock()
+	defer ct.op.Unlock()
+	c := ct.snapshot()
+	if !ownNetwork(c.Config.Network.Mode) || c.Config.Network.Mode == "none" {
+		return fmt.Errorf("connect %s to network %s: its network mode is %q: %w", c.Name, n.Name, c.Config.Network.Mode, errdefs.ErrFailedPrecondition)
+	}
+	if slices.ContainsFunc(c.Config.Network.Endpoints, func(x spec.Endpoint) bool { return x.Network == n.Name || x.Network == n.ID }) {
+		return fmt.Errorf("container %s is on network %s already: %w", c.Name, n.Name, errdefs.ErrConflict)
+	}
+	ep.Network = n.Name
+	var joined network.Joined
+	if c.State.Live() {
+		if joined, err = e.Fabric.Connect(ctx, c.ID, e.endpoint(c, ep)); err != nil {
+			return err
+		}
+	}
+	now, err := e.update(ct, true, func(c *Container) {
+		c.Config.Network.Endpoints = append(slices.Clip(slices.Clone(c.Config.Network.Endpoints)), ep)
+		if c.State.Live() {
+			c.Networks = append(slices.Clip(slices.Clone(c.Networks)), joined)
+		}
+	})
+	if err == nil && now.State.Live() {
+		err = e.writeHosts(now, now.Networks)
+	}
+	e.emitObject("network", "connect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
+	return err
+}
+
+// DisconnectNetwork takes a container off a network.
+func (e *Engine) DisconnectNetwork(ctx context.Context, ref, net string) error {
+	ct, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	n, err := e.Fabric.Network(net)
+	if err != nil {
+		return err
+	}
+	ct.op.Lock()
+	defer ct.op.Unlock()
+	c := ct.snapshot()
+	on := func(x spec.Endpoint) bool { return x.Network == n.Name || x.Network == n.ID }
+	if !slices.ContainsFunc(c.Config.Network.Endpoints, on) {
+		return fmt.Errorf("container %s is not on network %s: %w", c.Name, n.Name, errdefs.ErrFailedPrecondition)
+	}
+	if c.State.Live() {
+		if err := e.Fabric.Disconnect(ctx, c.ID, n.ID); err != nil {
+			return err
+		}
+	}
+	_, err = e.update(ct, true, func(c *Container) {
+		c.Config.Network.Endpoints = slices.DeleteFunc(slices.Clone(c.Config.Network.Endpoints), on)
+		c.Networks = slices.DeleteFunc(slices.Clone(c.Networks), func(j network.Joined) bool { return j.NetworkID == n.ID })
+		if len(c.Config.Network.Endpoints) == 0 {
+			c.Config.Network.Mode = "none"
+		}
+	})
+	e.emitObject("network", "disconnect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
+	return err
+}
+
+// CreateVolume makes a volume, or finds it.
+func (e *Engine) CreateVolume(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+	_, before := e.Volumes.Get(v.Name)
+	v, err := e.Volumes.Create(ctx, v)
+	if err == nil && before != nil {
+		e.emitObject("volume", "create", v.Name, map[string]string{"driver": v.Driver})
+	}
+	return v, err
+}
+
+// Volume returns one volume.
+func (e *Engine) Volume(name string) (volume.Volume, error) { return e.Volumes.Get(name) }
+
+// ListVolumes returns every volume.
+func (e *Engine) ListVolumes() []volume.Volume { return e.Volumes.List() }
+
+// VolumeUsers are the names of the containers that mount a volume.
+func (e *Engine) VolumeUsers(name string) []string {
+	var users []string
+	for _, ct := range e.all() {
+		c := ct.snapshot()
+		if slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Name == name }) {
+			users = append(users, c.Name)
+		}
+	}
+	return users
+}
+
+// RemoveVolume deletes a volume that no container mounts. With force one that
+// is not there is no error.
+func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) error {
+	v, err := e.Volumes.Get(name)
+	if err != nil {
+		if force && errors.Is(err, errdefs.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	if users := e.VolumeUsers(name); len(users) > 0 {
+		return fmt.Errorf("volume %s is in use by %v; remove those containers first: %w", name, users, errdefs.ErrConflict)
+	}
+	if err := e.Volumes.Remove(ctx, name, force); err != nil {
+		return err
+	}
+	e.emitObject("volume", "destroy", name, map[string]string{"driver": v.Driver})
+	return nil
+}

@@ -1,0 +1,142 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"gantry/runtime/keeper"
+	"gantry/runtime/logs"
+
+	"github.com/containerd/errdefs"
+)
+
+// Logs calls each for every entry of a container's log that the query selects.
+// Following ends when the container does.
+func (e *Engine) Logs(ctx context.Context, ref string, q logs.Query, each func(logs.Entry) error) error {
+	ct, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	c := ct.snapshot()
+	if c.LogPath == "" {
+		return fmt.Errorf("container %s keeps no log (logging driver %q): %w", c.Name, c.Config.Log.Driver, errdefs.ErrInvalidArgument)
+	}
+	if q.Follow {
+		done := make(chan struct{})
+		watching, stop := context.WithCancel(ctx)
+		defer stop()
+		q.Done, q.Watcher = done, e.watcher
+		go func() {
+			defer close(done)
+			e.ended(watching, ct)
+		}()
+	}
+	return logs.Read(ctx, c.LogPath, q, each)
+}
+
+// ended returns when a container has no process and will have none by itself.
+func (e *Engine) ended(ctx context.Context, ct *container) {
+	for {
+		c, _, removed, changed := ct.watch()
+		if removed || !c.State.Live() && c.State != Restarting {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		case <-e.closing:
+			return
+		}
+	}
+}
+
+// Stats is what a live container uses now.
+func (e *Engine) Stats(ctx context.Context, ref string) (keeper.Stats, error) {
+	ct, err := e.find(ref)
+	if err != nil {
+		return keeper.Stats{}, err
+	}
+	c := ct.snapshot()
+	if !c.State.Live() {
+		return keeper.Stats{}, fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrConflict)
+	}
+	all, err := e.Keeper.Stats(ctx, c.ID)
+	if err != nil {
+		return keeper.Stats{}, err
+	}
+	return all[c.ID], nil
+}
+
+// Process is one process of a container, as /proc shows it to the host.
+type Process struct {
+	Pid, Parent int
+	User        string // the numeric id on the host
+	State       string
+	Ticks       uint64 // of CPU, user and system
+	Command     string
+}
+
+// Top lists the processes of a live container.
+func (e *Engine) Top(ctx context.Context, ref string) ([]Process, error) {
+	ct, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	c := ct.snapshot()
+	if !c.State.Live() {
+		return nil, fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrConflict)
+	}
+	pids, err := e.Keeper.Processes(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	var all []Process
+	for _, pid := range pids {
+		if p, ok := readProcess(pid); ok {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+// readProcess reads one process (proc_pid_stat(5)); one that has ended
+// meanwhile is not there.
+func readProcess(pid int) (Process, bool) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return Process{}, false
+	}
+	// The name stands in parentheses and may hold any byte, so count from the last one.
+	open, shut := strings.IndexByte(string(stat), '('), strings.LastIndexByte(string(stat), ')')
+	if open < 0 || shut < open {
+		return Process{}, false
+	}
+	f := strings.Fields(string(stat[shut+1:]))
+	if len(f) < 13 {
+		return Process{}, false
+	}
+	p := Process{Pid: pid, State: f[0], Command: "[" + string(stat[open+1:shut]) + "]"}
+	p.Parent, _ = strconv.Atoi(f[1])
+	user, _ := strconv.ParseUint(f[11], 10, 64)
+	system, _ := strconv.ParseUint(f[12], 10, 64)
+	p.Ticks = user + system
+	if cmd, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil && len(cmd) > 0 {
+		p.Command = strings.TrimRight(strings.ReplaceAll(string(cmd), "\x00", " "), " ")
+	}
+	if status, err := os.ReadFile(filepath.Join(dir, "status")); err == nil {
+		for line := range strings.Lines(string(status)) {
+			if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
+				if ids := strings.Fields(rest); len(ids) > 1 {
+					p.User = ids[1]
+				}
+			}
+		}
+	}
+	return p, true
+}

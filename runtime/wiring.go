@@ -1,0 +1,165 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gantry/network"
+	"gantry/runtime/spec"
+
+	"github.com/containerd/errdefs"
+)
+
+// sandbox is a container's wiring in the network's terms.
+func (e *Engine) sandbox(c Container) network.Sandbox {
+	n := c.Config.Network
+	s := network.Sandbox{
+		ID:       c.ID,
+		Hostname: c.Name,
+		Group:    n.Group,
+		Running:  c.State.Live(),
+	}
+	s.Ready = s.Running && (c.Health == nil || c.Health.Status == Healthy)
+	for _, a := range n.DNS {
+		if addr, err := netip.ParseAddr(a); err == nil {
+			s.DNS = append(s.DNS, addr)
+		}
+	}
+	if n.Mode == "none" {
+		return s
+	}
+	endpoints := n.Endpoints
+	if len(endpoints) == 0 {
+		endpoints = []spec.Endpoint{{Network: network.DefaultNetwork, MacAddress: n.MacAddress}}
+	}
+	for _, ep := range endpoints {
+		s.Endpoints = append(s.Endpoints, e.endpoint(c, ep))
+	}
+	return s
+}
+
+// endpoint adds the names every container has to those it asked for.
+func (e *Engine) endpoint(c Container, ep spec.Endpoint) network.Endpoint {
+	names := append([]string{c.Name, c.ID[:12]}, ep.Aliases...)
+	if h := c.Config.Hostname; h != "" {
+		names = append(names, h)
+	}
+	slices.Sort(names)
+	out := network.Endpoint{
+		Network:    ep.Network,
+		Names:      slices.Compact(names),
+		IPv4:       ep.IPv4,
+		IPv6:       ep.IPv6,
+		MAC:        ep.MacAddress,
+		Interface:  ep.Interface,
+		Priority:   ep.Priority,
+		GwPriority: ep.GwPriority,
+	}
+	// An address kept over a restart of the daemon or of the process stays.
+	for _, j := range c.Networks {
+		if !out.IPv4.IsValid() && (j.NetworkName == ep.Network || j.NetworkID == ep.Network) {
+			out.IPv4 = j.IPv4.Addr()
+		}
+	}
+	return out
+}
+
+// setReady moves names and published ports towards a container, or away.
+func (e *Engine) setReady(c Container, running, ready bool) {
+	if !ownNetwork(c.Config.Network.Mode) {
+		return
+	}
+	if err := e.Fabric.SetState(c.ID, running, ready); err != nil {
+		e.Log.Error("direct traffic", "container", c.Name, "running", running, "ready", ready, "error", err)
+	}
+}
+
+// portGroup is who owns a container's published ports.
+func portGroup(c Container) string {
+	if g := c.Config.Network.Group; g != "" {
+		return g
+	}
+	return c.ID
+}
+
+// published are the ports a container asks to publish.
+func published(c Container) ([]network.Port, error) {
+	n := c.Config.Network
+	var ports []network.Port
+	for _, p := range n.Ports {
+		np := network.Port{HostPort: p.HostPort, HostEnd: p.HostEnd, Port: p.Port, Protocol: p.Protocol}
+		if p.HostIP != "" {
+			addr, err := netip.ParseAddr(strings.Trim(p.HostIP, "[]"))
+			if err != nil {
+				return nil, fmt.Errorf("publish port %d: host address %q is not an IP address: %w", p.Port, p.HostIP, errdefs.ErrInvalidArgument)
+			}
+			// 0.0.0.0 alone says IPv4 only; Docker's own "every address" is "".
+			np.HostIP = addr
+		}
+		ports = append(ports, np)
+	}
+	if n.PublishAll {
+		for _, x := range n.Exposed {
+			var port uint16
+			num, proto, _ := strings.Cut(x, "/")
+			if _, err := fmt.Sscan(num, &port); err != nil {
+				return nil, fmt.Errorf("exposed port %q is not a port: %w", x, errdefs.ErrInvalidArgument)
+			}
+			if !slices.ContainsFunc(ports, func(p network.Port) bool { return p.Port == port && same(p.Protocol, proto) }) {
+				ports = append(ports, network.Port{Port: port, Protocol: proto})
+			}
+		}
+	}
+	return ports, nil
+}
+
+func same(a, b string) bool {
+	or := func(s string) string {
+		if s == "" {
+			return "tcp"
+		}
+		return s
+	}
+	return or(a) == or(b)
+}
+
+// publish opens a container's ports. The first live member of a group opens
+// them for all, the last one that leaves closes them.
+func (e *Engine) publish(ctx context.Context, c Container) ([]network.Binding, error) {
+	ports, err := published(c)
+	if err != nil || len(ports) == 0 {
+		return nil, err
+	}
+	group := portGroup(c)
+	b, err := e.Fabric.Publish(ctx, group, ports)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.groups[group] == nil {
+		e.groups[group] = map[string]bool{}
+	}
+	e.groups[group][c.ID] = true
+	return b, nil
+}
+
+func (e *Engine) unpublish(ctx context.Context, c Container) error {
+	group := portGroup(c)
+	e.mu.Lock()
+	members := e.groups[group]
+	_, was := members[c.ID]
+	delete(members, c.ID)
+	last := was && len(members) == 0
+	if last {
+		delete(e.groups, group)
+	}
+	e.mu.Unlock()
+	if !last {
+		return nil
+	}
+	return e.Fabric.Unpublish(ctx, group)
+}
