@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -36,6 +37,10 @@ func (in *input) explain(ctx context.Context, err error) error {
 		return e
 	}
 	l := in.locator()
+	var absent *fs.PathError
+	if errors.As(err, &absent) {
+		return in.absentFile(l, absent)
+	}
 	var missing *template.MissingRequiredError
 	text := err.Error()
 	switch {
@@ -54,6 +59,18 @@ func (in *input) explain(ctx context.Context, err error) error {
 	return in.other(ctx, l, text)
 }
 
+// absentFile is an included or extended file that cannot be read.
+func (in *input) absentFile(l *locator, err *fs.PathError) error {
+	e := &Error{Object: "include", Cause: in.show(err.Path) + ": " + cause(err), Next: "create it", class: class(err)}
+	name := "~" + filepath.Base(err.Path)
+	if file, line := l.find("include", name); line > 0 {
+		e.File, e.Line = in.show(file), line
+		return e
+	}
+	e.Object = "extends"
+	return l.at(e, "services", name)
+}
+
 var interpolationFormat = regexp.MustCompile(`(?s)invalid interpolation format for (\S+)\.\n.*?another \$\.\n([^\n]*)`)
 
 // notYAML looks for a file that does not parse at all, or is not a mapping.
@@ -65,7 +82,11 @@ func (in *input) notYAML() error {
 		}
 		var root yaml.Node
 		if err := yaml.Unmarshal(f.Content, &root); err != nil {
-			return bad(cutLine(strings.TrimPrefix(err.Error(), "yaml: ")))
+			line, text := cutLine(strings.TrimPrefix(err.Error(), "yaml: "))
+			if strings.HasPrefix(text, "did not find expected") {
+				line++ // yaml.v3 counts the lines of its parser's errors from 0
+			}
+			return bad(line, text)
 		}
 		if len(root.Content) == 0 {
 			return &Error{File: in.show(f.Filename), Cause: "is empty", Next: "it needs a services section", class: errdefs.ErrInvalidArgument}
@@ -111,12 +132,11 @@ func (in *input) invalidSchema(l *locator, text string) error {
 	_, text, _ = strings.Cut(text, ": ")
 	text = oneLine(text)
 	if m := additional.FindStringSubmatch(text); m != nil {
-		path := pathOf(m[1])
-		e := invalid(m[1], "unknown key "+m[2], "remove it, or begin its name with x- to keep it for yourself")
-		if guess := closest(m[2], knownKeys(path)); guess != "" {
-			e.Next = "did you mean " + guess + "?"
-		}
-		return l.at(e, append(path, m[2])...)
+		return unknownKey(l, m[1], m[2])
+	}
+	if path, ok := strings.CutSuffix(text, " false schema"); ok { // nothing may be there
+		object, key := splitLast("." + path)
+		return unknownKey(l, object, key)
 	}
 	object, cause, ok := strings.Cut(text, " ")
 	if !ok || object == "" {
@@ -124,11 +144,28 @@ func (in *input) invalidSchema(l *locator, text string) error {
 	}
 	cause = strings.NewReplacer("must be a array", "must be a list", "array", "list", "a integer", "an integer",
 		"missing property ", "lacks ", "missing properties ", "lacks ").Replace(cause)
-	e := invalid(object, cause, "")
-	if strings.HasPrefix(cause, "must be") {
-		e.Next = "see the Compose specification for its form"
+	return l.at(invalid(object, cause, form(cause)), pathOf(object)...)
+}
+
+// form is how the kind of value that is missing is written.
+func form(cause string) string {
+	switch kind, _ := strings.CutPrefix(cause, "must be a "); {
+	case strings.HasPrefix(kind, "list"):
+		return `write each entry on a line of its own after "- "`
+	case strings.HasPrefix(kind, "mapping"):
+		return `write "key: value" lines below it`
 	}
-	return l.at(e, pathOf(object)...)
+	return ""
+}
+
+func unknownKey(l *locator, object, key string) error {
+	object = strings.TrimPrefix(object, ".")
+	path := pathOf(object)
+	e := invalid(object, "unknown key "+key, "remove it, or begin its name with x- to keep it for yourself")
+	if guess := closest(key, knownKeys(path)); guess != "" {
+		e.Next = "did you mean " + guess + "?"
+	}
+	return l.at(e, append(path, key)...)
 }
 
 // knownKeys lists the keys the specification has at a path.
@@ -165,8 +202,11 @@ func (in *input) inconsistent(ctx context.Context, l *locator) error {
 }
 
 var (
-	dotted = regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|include|jobs|models)(?:\.[^\s:.,;"]+)+`)
-	quoted = regexp.MustCompile(`\bservice "([^"]+)"`)
+	dotted = regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|include|jobs|models)(?:\.[^\s:.,;"']+)+`)
+	// mapstructure: 'services[web].mem_limit' invalid size
+	decoded = regexp.MustCompile(`decoding failed due to the following error\(s\): '([^']+)' ?(.*)`)
+	member  = regexp.MustCompile(`(?:^Circular reference:|extends) (\S+) in`)
+	quoted  = regexp.MustCompile(`\bservice "([^"]+)"`)
 )
 
 func (in *input) other(ctx context.Context, l *locator, text string) error {
@@ -175,9 +215,7 @@ func (in *input) other(ctx context.Context, l *locator, text string) error {
 	}
 	text = oneLine(text)
 	e := &Error{Cause: text, class: errdefs.ErrInvalidArgument}
-	for _, f := range in.files {
-		e.Cause = strings.ReplaceAll(e.Cause, f.Filename, in.show(f.Filename))
-	}
+	e.Cause = strings.ReplaceAll(e.Cause, in.workDir+string(filepath.Separator), "")
 	e.Cause = strings.TrimSuffix(e.Cause, ": invalid compose project")
 	e.Cause = lowerFirst(e.Cause)
 	if m := notCast.FindStringSubmatch(text); m != nil {
@@ -187,9 +225,19 @@ func (in *input) other(ctx context.Context, l *locator, text string) error {
 		}
 		return l.at(e, pathOf(m[1])...)
 	}
+	if m := decoded.FindStringSubmatch(text); m != nil {
+		e.Cause = m[2]
+		path := pathOf(m[1])
+		e.Object = strings.Join(path, ".")
+		return l.at(e, path...)
+	}
+	if strings.HasPrefix(text, "Circular reference:") {
+		return extendsCircle(l, text)
+	}
 	if m := dotted.FindString(text); m != "" {
-		if rest, ok := strings.CutPrefix(e.Cause, m+": "); ok {
-			e.Object, e.Cause = m, rest
+		if rest, ok := strings.CutPrefix(e.Cause, m); ok {
+			e.Object, e.Cause = m, strings.TrimLeft(rest, ": ")
+			e.Next = form(e.Cause)
 		}
 		return l.at(e, pathOf(m)...)
 	}
@@ -214,6 +262,20 @@ func (in *input) other(ctx context.Context, l *locator, text string) error {
 		e.File = in.show(in.files[0].Filename)
 	}
 	return e
+}
+
+// extendsCircle names the services that extend each other, beginning with the
+// same one every time.
+func extendsCircle(l *locator, text string) error {
+	var names []string
+	for _, m := range member.FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	names = names[:len(names)-1] // the first once more
+	first := slices.Index(names, slices.Min(names))
+	names = slices.Concat(names[first:], names[:first+1])
+	return l.at(invalid("services."+names[0]+".extends", "services extend each other: "+strings.Join(names, " → "),
+		"remove one of these"), "services", names[0], "extends")
 }
 
 var (
@@ -268,7 +330,7 @@ func pathOf(dotted string) []string {
 	if dotted == "" {
 		return nil
 	}
-	return strings.Split(dotted, ".")
+	return strings.FieldsFunc(dotted, func(r rune) bool { return r == '.' || r == '[' || r == ']' })
 }
 
 var lineNumber = regexp.MustCompile(`^(?:.*?\b)?line (\d+)(?:, column \d+)?: ?`)

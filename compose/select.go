@@ -12,7 +12,9 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
+	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/containerd/errdefs"
 )
@@ -120,18 +122,87 @@ func (in *input) resolveFiles(p *Project) (*Project, error) {
 	}
 	q, err := resolveEnv(p)
 	if err != nil {
-		line, text := cutLine(oneLine(err.Error()))
-		return nil, &Error{Line: line, Object: "env_file", Cause: text, Next: "write it as NAME=value lines", class: errdefs.ErrInvalidArgument}
+		return nil, in.brokenFile(p, err)
 	}
 	return q, nil
 }
 
+// brokenFile finds the env or label file that does not parse: compose-go does
+// not say which.
+func (in *input) brokenFile(p *Project, err error) error {
+	for _, name := range p.ServiceNames() {
+		s := p.Services[name]
+		try := func(key, path, format string) *Error {
+			data, err := os.ReadFile(path)
+			if err == nil {
+				err = parseVars(data, format)
+			}
+			if err == nil {
+				return nil
+			}
+			line, text := cutLine(oneLine(err.Error()))
+			place := in.show(path)
+			if line > 0 {
+				place += fmt.Sprintf(":%d", line)
+			}
+			return in.locator().at(invalid("services."+name+"."+key, place+": "+text, "write it as NAME=value lines"), "services", name, key)
+		}
+		for _, f := range s.EnvFiles {
+			if e := try("env_file", f.Path, f.Format); e != nil {
+				return e
+			}
+		}
+		for _, f := range s.LabelFiles {
+			if e := try("label_file", f, ""); e != nil {
+				return e
+			}
+		}
+	}
+	return &Error{Object: "env_file", Cause: oneLine(err.Error()), class: errdefs.ErrInvalidArgument}
+}
+
+func parseVars(data []byte, format string) (err error) {
+	defer recovered(&err)
+	return dotenv.ParseWithFormat(bytes.NewReader(data), "", map[string]string{}, func(string) (string, bool) { return "", true }, format)
+}
+
 func resolveEnv(p *Project) (q *Project, err error) {
 	defer recovered(&err)
+	registerRaw()
 	if q, err = p.WithServicesEnvironmentResolved(true); err == nil {
 		q, err = q.WithServicesLabelsResolved(true)
 	}
 	return q, err
+}
+
+// registerRaw teaches compose-go env_file's `format: raw`, which it leaves to
+// its callers and keeps in a table of its own.
+var registerRaw = sync.OnceFunc(func() { dotenv.RegisterFormat("raw", parseRaw) })
+
+// parseRaw reads NAME=value lines whose values are taken to the letter. A bare
+// NAME takes its value from the environment, # begins a comment line.
+func parseRaw(r io.Reader, _ string, vars map[string]string, lookup func(string) (string, bool)) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	for i, line := range strings.Split(strings.TrimPrefix(string(data), "\uFEFF"), "\n") {
+		line = strings.TrimLeft(strings.TrimSuffix(line, "\r"), " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, said := strings.Cut(line, "=")
+		if name == "" || strings.ContainsAny(name, " \t") {
+			return fmt.Errorf("line %d: %q is no name", i+1, name)
+		}
+		if !said && lookup != nil {
+			value, said = lookup(name)
+		}
+		if said {
+			vars[name] = value
+		}
+	}
+	return nil
 }
 
 func readable(path string) error {
