@@ -1,0 +1,286 @@
+package scheduler
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gantry/compose"
+)
+
+// outdated reports whether a container is not what its service wants now.
+func (p *planner) outdated(s *service, c Container) bool {
+	return c.Hash != s.hash || c.Uses != s.uses || c.Generation < s.want.Generation ||
+		s.id != "" && c.ImageID != "" && c.ImageID != s.id
+}
+
+// changed says why a container is not what its service wants now, "" if it is.
+func (p *planner) changed(s *service, c Container) string {
+	if !p.outdated(s, c) {
+		return ""
+	}
+	var why []string
+	if c.Hash != s.hash {
+		why = append(why, p.fieldReason(s, c))
+	}
+	if s.id != "" && c.ImageID != "" && c.ImageID != s.id {
+		why = append(why, fmt.Sprintf("image %s is another one (%s → %s)", s.image, shortID(c.ImageID), shortID(s.id)))
+	}
+	if c.Uses != s.uses && (c.Hash == s.hash || !p.wasKnown(s, c)) {
+		why = append(why, p.usesReason(c.Uses, s.uses)...)
+	}
+	if len(why) == 0 && c.Generation < s.want.Generation {
+		why = append(why, "recreation is forced")
+	}
+	if len(why) == 0 {
+		why = append(why, "what it uses has changed")
+	}
+	return strings.Join(why, "; ")
+}
+
+// wasKnown reports whether the project before is the one the container was
+// made from.
+func (p *planner) wasKnown(s *service, c Container) bool {
+	if p.have.Was == nil {
+		return false
+	}
+	was, ok := p.have.Was.Services[s.name]
+	was.Name = s.name
+	return ok && compose.HashIn(p.have.Was, was) == c.Hash
+}
+
+// fieldReason names the fields of the service that have changed, if the
+// project before is the one the container was made from.
+func (p *planner) fieldReason(s *service, c Container) string {
+	if !p.wasKnown(s, c) {
+		return "its configuration has changed"
+	}
+	was := p.have.Was.Services[s.name]
+	changes := diff("", tree(was), tree(*s.conf))
+	changes = slices.DeleteFunc(changes, func(d change) bool { return unhashed(d.field) })
+	var texts []string
+	for _, d := range changes {
+		texts = append(texts, d.String())
+	}
+	for _, ref := range s.conf.Secrets {
+		if p.have.Was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
+			texts = append(texts, "content of secret "+ref.Source)
+		}
+	}
+	for _, ref := range s.conf.Configs {
+		if p.have.Was.Configs[ref.Source].Content != p.p.Configs[ref.Source].Content {
+			texts = append(texts, "content of config "+ref.Source)
+		}
+	}
+	return some(texts, "its configuration has changed")
+}
+
+// some joins the first texts and counts the others.
+func some(texts []string, none string) string {
+	const most = 4
+	switch n := len(texts); {
+	case n == 0:
+		return none
+	case n > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), n-most)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// unhashed reports whether a field steers gantry and not the container; see
+// compose.Hash.
+func unhashed(field string) bool {
+	top, _, _ := strings.Cut(field, ".")
+	switch top {
+	case "build", "pull_policy", "pull_refresh_after", "scale", "depends_on", "profiles", "develop", "attach", "extends", "env_file", "label_file":
+		return true
+	}
+	for _, f := range []string{"deploy.replicas", "deploy.update_config", "deploy.rollback_config"} {
+		if field == f || strings.HasPrefix(field, f+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// usesReason compares two values of LabelUses.
+func (p *planner) usesReason(was, is string) []string {
+	before, now := parseUses(was), parseUses(is)
+	var why []string
+	for _, what := range slices.Sorted(maps.Keys(now)) {
+		if before[what] == now[what] {
+			continue
+		}
+		kind, key, _ := strings.Cut(what, ":")
+		text := kind + " " + key + " has changed"
+		if kind == "network" {
+			if fields := p.networkReason(key); fields != "" {
+				text += " (" + fields + ")"
+			}
+		}
+		why = append(why, text)
+	}
+	for _, what := range slices.Sorted(maps.Keys(before)) {
+		if _, ok := now[what]; !ok {
+			kind, key, _ := strings.Cut(what, ":")
+			why = append(why, kind+" "+key+" is not used any more")
+		}
+	}
+	return why
+}
+
+func parseUses(s string) map[string]string {
+	m := map[string]string{}
+	for item := range strings.SplitSeq(s, ",") {
+		if what, hash, ok := strings.Cut(item, "="); ok {
+			m[what] = hash
+		}
+	}
+	return m
+}
+
+// networkReason names the fields of a network that have changed, "" if they
+// are not known.
+func (p *planner) networkReason(key string) string {
+	if p.have.Was == nil {
+		return ""
+	}
+	was, ok := p.have.Was.Networks[key]
+	if !ok {
+		return ""
+	}
+	return fields(was, p.p.Networks[key])
+}
+
+// volumeReason names the fields of a volume that have changed.
+func (p *planner) volumeReason(key string) string {
+	if p.have.Was != nil {
+		if was, ok := p.have.Was.Volumes[key]; ok {
+			if f := fields(was, p.p.Volumes[key]); f != "" {
+				return f
+			}
+		}
+	}
+	return "its definition"
+}
+
+func fields(was, is any) string {
+	var texts []string
+	for _, d := range diff("", tree(was), tree(is)) {
+		texts = append(texts, d.String())
+	}
+	return some(texts, "")
+}
+
+// tree is a value as the maps, lists and scalars its JSON has.
+func tree(v any) any {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	var t any
+	if err := json.Unmarshal(data, &t); err != nil {
+		return nil
+	}
+	return t
+}
+
+// change is one field that is not what it was.
+type change struct {
+	field   string
+	was, is any // nil: not set
+}
+
+// diff compares two trees, map by map; lists are compared as a whole.
+func diff(field string, was, is any) []change {
+	a, aMap := was.(map[string]any)
+	b, bMap := is.(map[string]any)
+	if !(aMap || was == nil) || !(bMap || is == nil) || !aMap && !bMap {
+		if reflect.DeepEqual(was, is) {
+			return nil
+		}
+		return []change{{field, was, is}}
+	}
+	keys := slices.Concat(slices.Collect(maps.Keys(a)), slices.Collect(maps.Keys(b)))
+	slices.Sort(keys)
+	var all []change
+	for _, k := range slices.Compact(keys) {
+		name := k
+		if field != "" {
+			name = field + "." + k
+		}
+		all = append(all, diff(name, a[k], b[k])...)
+	}
+	return all
+}
+
+func (c change) String() string {
+	switch {
+	case secretive(c):
+		return c.field + " (hidden)"
+	case c.was == nil:
+		return c.field + " set to " + show(c.is)
+	case c.is == nil:
+		return c.field + " " + show(c.was) + " removed"
+	}
+	return c.field + " " + show(c.was) + " → " + show(c.is)
+}
+
+// show is a value for people, on one line and not too long.
+func show(v any) string {
+	text := []rune(compact(v))
+	if len(text) > 60 {
+		return string(text[:59]) + "…"
+	}
+	return string(text)
+}
+
+func compact(v any) string {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// By what a value is taken for a secret: the name of its field, a password in
+// a URL, or a word in free text.
+var (
+	secretName = regexp.MustCompile(`(?i)pass|pwd|secret|token|credential|private|auth|salt|dsn|cookie|session|signature|(^|[_.-])key($|[_.-])|[a-z]key$`)
+	secretURL  = regexp.MustCompile(`://[^/@\s]*:[^/@\s]*@`)
+	secretWord = regexp.MustCompile(`(?i)pass|pwd|secret|token|credential|auth|key`)
+)
+
+// secretive reports whether a change should be shown without its values. It
+// would rather hide one too many.
+func secretive(c change) bool {
+	top, rest, _ := strings.Cut(c.field, ".")
+	if rest != "" && secretName.MatchString(rest) {
+		return true
+	}
+	for _, v := range []any{c.was, c.is} {
+		text := compact(v)
+		if secretURL.MatchString(text) || freeText[top] && secretWord.MatchString(text) {
+			return true
+		}
+	}
+	return false
+}
+
+// freeText are fields in which anything may be written.
+var freeText = map[string]bool{"environment": true, "command": true, "entrypoint": true, "healthcheck": true,
+	"labels": true, "annotations": true, "logging": true, "log_opt": true, "driver_opts": true, "storage_opt": true}
+
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}

@@ -1,0 +1,288 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gantry/compose"
+
+	"github.com/containerd/errdefs"
+)
+
+// Reconcile is what must be done so that what is wanted comes true. It is
+// pure: it reads its arguments and nothing else, and changes neither.
+//
+// When a plan has been executed, Reconcile of the same goal and the state then
+// found is empty. When it was not, for whatever reason, Reconcile of the state
+// then found is what is left.
+//
+// It refuses, before anything is done, a goal that cannot come true here: a
+// circle of dependencies, an external network or volume that does not exist,
+// several replicas under one container_name, an image that is missing and must
+// not be pulled.
+func Reconcile(want Goal, have State) (Plan, error) {
+	if want.Project == nil || want.Project.Name == "" {
+		return Plan{}, fmt.Errorf("a goal needs a project with a name: %w", errdefs.ErrInvalidArgument)
+	}
+	if want.IsDown() {
+		return reconcileDown(want, have), nil
+	}
+	graph, err := compose.NewGraph(want.Project)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := newPlanner(want, have)
+	p.graph = graph
+	for _, stage := range []func() error{
+		p.chooseServices, p.checkServices, p.pullImages, p.planNetworks, p.planVolumes,
+		p.removeOrphans, p.planServices, p.stopServices, p.awaitAll,
+	} {
+		if err := stage(); err != nil {
+			return Plan{}, err
+		}
+	}
+	return p.plan, nil
+}
+
+// LookFor is what Reconcile of the goal needs to see. More goals may be given:
+// those before this one, whose objects may have to go.
+func LookFor(goals ...Goal) Look {
+	var l Look
+	for _, g := range goals {
+		if g.Project == nil {
+			continue
+		}
+		l.Project = g.Project.Name
+		for name, s := range g.Project.Services {
+			s.Name = name
+			ref := compose.ImageName(g.Project, s)
+			l.Images = append(l.Images, ref)
+			if id := g.Images[ref]; id != "" {
+				l.Images = append(l.Images, id)
+			}
+		}
+		for key := range g.Project.Networks {
+			l.Networks = append(l.Networks, NetworkName(g.Project, key))
+		}
+		for key := range g.Project.Volumes {
+			l.Volumes = append(l.Volumes, VolumeName(g.Project, key))
+		}
+	}
+	for _, list := range []*[]string{&l.Images, &l.Networks, &l.Volumes} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	return l
+}
+
+// planner is the working memory of one Reconcile.
+type planner struct {
+	want  Goal
+	have  State
+	p     *compose.Project
+	graph *compose.Graph
+	plan  Plan
+
+	containers map[string][]Container // of the project, by service; no one-offs
+	services   map[string]*service    // those planned for
+	order      []*service             // the same, dependencies first
+	jobs       map[string]bool        // services somebody waits for to complete
+
+	pulling     map[string]int // reference → step
+	pulls       []int          // steps every other step comes after
+	networks    map[string]int // key → step that creates it, 0 if it exists
+	networkHash map[string]string
+	volumes     map[string]int   // key → step that creates it, 0 if it exists
+	orphans     []int            // steps that remove orphans
+	doomed      map[string]int   // id of a container → step that removes it early
+	stopping    map[string]int   // id of a container → step that stops it early
+	awaits      map[awaitKey]int // step
+}
+
+// service is what is planned for one service.
+type service struct {
+	name  string
+	conf  *compose.Service
+	want  Want
+	image string // reference
+	id    string // of the image; "": not known before the pull
+	hash  string
+	uses  string
+
+	// replicas are those there will be, sorted by number.
+	replicas []replica
+	// acted are the steps that bring replicas to life.
+	acted []int
+	doors *[]int // what a replica must wait for; nil: not asked yet
+}
+
+// replica is one that will be there when the plan is done.
+type replica struct {
+	number int
+	name   string
+	old    Container // zero if there is none
+	fresh  bool      // made in this plan
+	acted  bool      // touched in this plan
+}
+
+// awaitKey tells awaits apart: dependents with the same need share one.
+type awaitKey struct {
+	service   string
+	condition Condition
+	optional  bool
+}
+
+func newPlanner(want Goal, have State) *planner {
+	p := &planner{want: want, have: have, p: want.Project,
+		plan:       Plan{Project: want.Project.Name, Parallel: want.Options.Parallel},
+		containers: map[string][]Container{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
+		networks: map[string]int{}, networkHash: map[string]string{}, volumes: map[string]int{},
+		doomed: map[string]int{}, stopping: map[string]int{}, awaits: map[awaitKey]int{}}
+	for _, c := range have.Containers {
+		if c.Project == p.p.Name && !c.OneOff {
+			p.containers[c.Service] = append(p.containers[c.Service], c)
+		}
+	}
+	for _, cs := range p.containers {
+		slices.SortFunc(cs, byNumber)
+	}
+	return p
+}
+
+// byNumber is the order of containers wherever there must be one.
+func byNumber(a, b Container) int {
+	return cmp.Or(cmp.Compare(a.Number, b.Number), a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+}
+
+// add puts a step at the end of the plan and returns its id. Whatever comes
+// after nothing comes after the pulls: nothing is touched before every image
+// is here.
+func (p *planner) add(s Step) int {
+	if len(s.After) == 0 {
+		if _, pull := s.Do.(Pull); !pull {
+			s.After = p.pulls
+		}
+	}
+	s.After = slices.Compact(slices.Sorted(slices.Values(s.After)))
+	s.ID = len(p.plan.Steps) + 1
+	p.plan.Steps = append(p.plan.Steps, s)
+	return s.ID
+}
+
+func (p *planner) note(format string, args ...any) {
+	p.plan.Notes = append(p.plan.Notes, fmt.Sprintf(format, args...))
+}
+
+// chooseServices settles which services are planned for: those in scope, and
+// those a changed network takes down anyway.
+func (p *planner) chooseServices() error {
+	remade := map[string]bool{}
+	for _, name := range p.graph.Order() {
+		for _, e := range p.graph.Dependencies(name) {
+			if e.Condition == compose.ConditionCompleted {
+				p.jobs[e.Service] = true
+			}
+		}
+		if _, ok := p.want.Services[name]; ok && p.want.inScope(name) {
+			for _, key := range p.networkKeys(p.p.Services[name]) {
+				remade[key] = remade[key] || p.networkChanged(key)
+			}
+		}
+	}
+	for _, name := range p.graph.Order() {
+		w, ok := p.want.Services[name]
+		if !ok {
+			continue
+		}
+		conf := p.p.Services[name]
+		conf.Name = name
+		keys := p.networkKeys(conf)
+		if !p.want.inScope(name) && !slices.ContainsFunc(keys, func(k string) bool { return remade[k] }) {
+			continue
+		}
+		s := &service{name: name, conf: &conf, want: w, image: compose.ImageName(p.p, conf), hash: compose.HashIn(p.p, conf)}
+		s.uses = p.usesLabel(conf)
+		if s.id = p.want.Images[s.image]; s.id == "" {
+			s.id = p.have.Images[s.image]
+		}
+		p.services[name] = s
+		p.order = append(p.order, s)
+	}
+	return nil
+}
+
+func (p *planner) checkServices() error {
+	for _, s := range p.order {
+		if s.want.Replicas < 0 {
+			return fmt.Errorf("service %s: %d replicas: cannot be less than none: %w", s.name, s.want.Replicas, errdefs.ErrInvalidArgument)
+		}
+		if s.conf.ContainerName != "" && s.want.Replicas > 1 {
+			return fmt.Errorf("service %s: container_name %s can be had by one replica, not %d; remove container_name or scale to 1: %w",
+				s.name, s.conf.ContainerName, s.want.Replicas, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// runs reports whether the service will have replicas that run or are made.
+func (s *service) runs() bool { return s.want.Replicas > 0 && !s.want.Stopped }
+
+// pullImages fetches what is not here and will be needed, before anything is
+// touched.
+func (p *planner) pullImages() error {
+	for _, s := range p.order {
+		if s.runs() && !p.imagePresent(s) && p.makes(s) {
+			if _, err := p.pull(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pull is the step that fetches the image of a service.
+func (p *planner) pull(s *service) (int, error) {
+	if step := p.pulling[s.image]; step != 0 {
+		return step, nil
+	}
+	policy, _, err := s.conf.GetPullPolicy()
+	if err != nil {
+		return 0, fmt.Errorf("service %s: %w: %w", s.name, err, errdefs.ErrInvalidArgument)
+	}
+	switch {
+	case s.conf.Build != nil && (s.conf.Image == "" || policy == compose.PullBuild):
+		return 0, fmt.Errorf("service %s: image %s is not built; build it first: %w", s.name, s.image, errdefs.ErrNotFound)
+	case policy == compose.PullNever:
+		return 0, fmt.Errorf("service %s: image %s is not here and pull_policy is never; load or import it first: %w", s.name, s.image, errdefs.ErrNotFound)
+	}
+	step := p.add(Step{Do: Pull{Ref: s.image, ID: p.want.Images[s.image]}, Why: "not here"})
+	p.pulling[s.image] = step
+	p.pulls = append(p.pulls, step)
+	return step, nil
+}
+
+// imagePresent reports whether a container can be made from the image. A fixed
+// image counts by its id: the name may mean another one by now.
+func (p *planner) imagePresent(s *service) bool {
+	if id := p.want.Images[s.image]; id != "" {
+		return p.have.Images[id] != "" || p.have.Images[s.image] == id
+	}
+	return s.id != ""
+}
+
+// makes reports whether the plan will make a container of the service.
+func (p *planner) makes(s *service) bool {
+	usable := 0
+	for _, c := range p.containers[s.name] {
+		if c.broken() || p.outdated(s, c) {
+			continue
+		}
+		usable++
+	}
+	if p.want.policy(s.name) == Never {
+		usable = len(p.containers[s.name])
+	}
+	return usable < s.want.Replicas
+}

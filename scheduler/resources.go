@@ -1,0 +1,285 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"gantry/compose"
+
+	"github.com/containerd/errdefs"
+)
+
+// defaultNetwork is the key of the network of services that name none.
+const defaultNetwork = "default"
+
+// networkKeys are the networks a service joins, sorted.
+func (p *planner) networkKeys(s compose.Service) []string {
+	if s.NetworkMode != "" && len(s.Networks) == 0 {
+		return nil
+	}
+	if len(s.Networks) == 0 {
+		return []string{defaultNetwork}
+	}
+	return slices.Sorted(maps.Keys(s.Networks))
+}
+
+// volumeKeys are the named volumes a service mounts, sorted, each once.
+func volumeKeys(s compose.Service) []string {
+	var keys []string
+	for _, v := range s.Volumes {
+		if v.Type == compose.VolumeTypeVolume && v.Source != "" {
+			keys = append(keys, v.Source)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// hashOfNetwork is the hash of a network's definition, its name included.
+func (p *planner) hashOfNetwork(key string) string {
+	h, ok := p.networkHash[key]
+	if !ok {
+		n := p.p.Networks[key]
+		n.Name = NetworkName(p.p, key)
+		h = compose.HashNetwork(n)
+		p.networkHash[key] = h
+	}
+	return h
+}
+
+// usesLabel is the value of LabelUses. Of a volume the name is enough: its
+// definition is the volume's own matter.
+func (p *planner) usesLabel(s compose.Service) string {
+	var b strings.Builder
+	for _, key := range p.networkKeys(s) {
+		fmt.Fprintf(&b, "network:%s=%.12s,", key, p.hashOfNetwork(key))
+	}
+	for _, key := range volumeKeys(s) {
+		fmt.Fprintf(&b, "volume:%s=%s,", key, VolumeName(p.p, key))
+	}
+	return strings.TrimSuffix(b.String(), ",")
+}
+
+func (p *planner) network(name string) (Network, bool) {
+	for _, n := range p.have.Networks {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return Network{}, false
+}
+
+// networkChanged reports whether a network exists under another definition.
+func (p *planner) networkChanged(key string) bool {
+	if p.p.Networks[key].External {
+		return false
+	}
+	n, ok := p.network(NetworkName(p.p, key))
+	return ok && n.Project == p.p.Name && n.Hash != "" && n.Hash != p.hashOfNetwork(key)
+}
+
+// planNetworks makes the networks that services which run are on.
+func (p *planner) planNetworks() error {
+	for _, key := range p.used(func(s *service) []string { return p.networkKeys(*s.conf) }) {
+		conf, defined := p.p.Networks[key]
+		if !defined && key != defaultNetwork {
+			return fmt.Errorf("network %s is used and not defined; define it under networks: %w", key, errdefs.ErrInvalidArgument)
+		}
+		name := NetworkName(p.p, key)
+		is, exists := p.network(name)
+		if conf.External {
+			if !exists {
+				return fmt.Errorf("network %s is external and does not exist; create a network %s, or remove external from it: %w", key, name, errdefs.ErrNotFound)
+			}
+			p.networks[key] = 0
+			continue
+		}
+		if exists && is.Project != p.p.Name {
+			return fmt.Errorf("network %s exists and belongs to %s; set external: true to use it, or give network %s another name: %w",
+				name, owner(is.Project), key, errdefs.ErrAlreadyExists)
+		}
+		why, after := "does not exist", []int(nil)
+		if exists {
+			if !p.networkChanged(key) {
+				p.networks[key] = 0
+				continue
+			}
+			if who := p.keepsAway(func(c Container) bool { return slices.Contains(c.Networks, name) }); who != "" {
+				p.note("network %s has changed and stays as it is: %s must not be replaced", name, who)
+				p.networks[key] = 0
+				continue
+			}
+			if why = p.networkReason(key); why == "" {
+				why = "its definition has changed"
+			}
+			gone, err := p.clearNetwork(key, is, why)
+			if err != nil {
+				return err
+			}
+			after = []int{gone}
+			why = "removed before"
+		}
+		hash := p.hashOfNetwork(key)
+		p.networks[key] = p.add(Step{After: after, Why: why, Do: CreateNetwork{NetworkSpec{Name: name, Key: key, Config: conf,
+			Labels: objectLabels(p.p, conf.Labels, key, LabelNetwork, hash)}}})
+	}
+	return nil
+}
+
+// used collects the keys of services that run, sorted.
+func (p *planner) used(keys func(*service) []string) []string {
+	set := map[string]bool{}
+	for _, s := range p.order {
+		if s.runs() {
+			for _, k := range keys(s) {
+				set[k] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// keepsAway names the first container touched by a change whose service must
+// not have its containers replaced.
+func (p *planner) keepsAway(touched func(Container) bool) string {
+	for _, s := range p.order {
+		if p.want.policy(s.name) != Never {
+			continue
+		}
+		for _, c := range p.containers[s.name] {
+			if touched(c) {
+				return c.Name
+			}
+		}
+	}
+	return ""
+}
+
+// clearNetwork stops all that is on a network and removes it. The containers
+// are replaced later, because what they use has changed.
+func (p *planner) clearNetwork(key string, n Network, why string) (int, error) {
+	var after []int
+	on := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+		for _, c := range p.containers[name] {
+			if slices.Contains(c.Networks, n.Name) {
+				on[c.ID] = true
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+		for _, c := range p.containers[name] {
+			joined := slices.ContainsFunc(c.Joins, func(id string) bool { return on[id] })
+			if !on[c.ID] && !joined || !c.present() {
+				continue
+			}
+			if p.services[name] == nil {
+				return 0, fmt.Errorf("network %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first: %w",
+					n.Name, why, c.Name, errdefs.ErrFailedPrecondition)
+			}
+			if _, ok := p.stopping[c.ID]; !ok {
+				p.stopping[c.ID] = p.add(Step{Do: Stop{ID: c.ID, Name: c.Name, Service: name, Timeout: p.want.Options.Timeout},
+					Why: "network " + n.Name + " is made again"})
+			}
+			after = append(after, p.stopping[c.ID])
+		}
+	}
+	return p.add(Step{Do: RemoveNetwork{ID: n.ID, Name: n.Name}, Why: why, After: after}), nil
+}
+
+func (p *planner) volume(name string) (Volume, bool) {
+	for _, v := range p.have.Volumes {
+		if v.Name == name {
+			return v, true
+		}
+	}
+	return Volume{}, false
+}
+
+// planVolumes makes the named volumes that services which run mount.
+func (p *planner) planVolumes() error {
+	for _, key := range p.used(func(s *service) []string { return volumeKeys(*s.conf) }) {
+		conf, defined := p.p.Volumes[key]
+		if !defined {
+			return fmt.Errorf("volume %s is used and not defined; define it under volumes: %w", key, errdefs.ErrInvalidArgument)
+		}
+		name := VolumeName(p.p, key)
+		conf.Name = name
+		hash := compose.HashVolume(conf)
+		is, exists := p.volume(name)
+		why, after := "does not exist", []int(nil)
+		switch {
+		case bool(conf.External) && !exists:
+			return fmt.Errorf("volume %s is external and does not exist; create a volume %s, or remove external from it: %w", key, name, errdefs.ErrNotFound)
+		case bool(conf.External):
+			p.volumes[key] = 0
+			continue
+		case exists && is.Project != p.p.Name:
+			p.note("volume %s belongs to %s and is used as it is; set external: true to say that this is meant", name, owner(is.Project))
+			p.volumes[key] = 0
+			continue
+		case exists && (is.Hash == "" || is.Hash == hash):
+			p.volumes[key] = 0
+			continue
+		case exists:
+			why = p.volumeReason(key)
+			if !p.want.Options.RenewVolumes {
+				p.note("volume %s has changed (%s) and stays as it is: making it again would lose its data", name, why)
+				p.volumes[key] = 0
+				continue
+			}
+			gone, err := p.clearVolume(name, why)
+			if err != nil {
+				return err
+			}
+			why, after = "removed before", []int{gone}
+		}
+		p.volumes[key] = p.add(Step{After: after, Why: why, Do: CreateVolume{VolumeSpec{Name: name, Key: key, Config: conf,
+			Labels: objectLabels(p.p, conf.Labels, key, LabelVolume, hash)}}})
+	}
+	return nil
+}
+
+// clearVolume removes all containers that mount a volume, then the volume.
+func (p *planner) clearVolume(name, why string) (int, error) {
+	var after []int
+	for _, service := range slices.Sorted(maps.Keys(p.containers)) {
+		for _, c := range p.containers[service] {
+			if !slices.Contains(c.Volumes, name) {
+				continue
+			}
+			if p.services[service] == nil {
+				return 0, fmt.Errorf("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first: %w",
+					name, why, c.Name, errdefs.ErrFailedPrecondition)
+			}
+			after = append(after, p.doom(c, "volume "+name+" is made again"))
+		}
+	}
+	return p.add(Step{Do: RemoveVolume{Name: name}, Why: why, After: after, Destroys: destroys(name)}), nil
+}
+
+// doom removes a container before its service is planned for.
+func (p *planner) doom(c Container, why string) int {
+	id, ok := p.doomed[c.ID]
+	if !ok {
+		var after []int
+		if stop, ok := p.stopping[c.ID]; ok {
+			after = []int{stop}
+		}
+		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Options: RemoveOptions{Timeout: p.want.Options.Timeout}},
+			Why: why, After: after})
+		p.doomed[c.ID] = id
+	}
+	return id
+}
+
+func destroys(volume string) string { return "all data in volume " + volume }
+
+func owner(project string) string {
+	if project == "" {
+		return "no project"
+	}
+	return "project " + project
+}
