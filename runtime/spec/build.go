@@ -1,10 +1,12 @@
 package spec
 
 import (
-	"syscall"
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
-	"github.com/containerd/errdefs"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -20,12 +22,16 @@ type Input struct {
 
 	CgroupsPath string // absolute, below the root of every hierarchy
 
-	// Namespaces to join, as paths. NetNS "" is the host's; the others ""
-	// mean what Config's modes say.
+	// Namespaces to join, as paths. "" means what Config's modes say: the
+	// host's, or a new one. A mode "container:ID" needs its path.
 	NetNS, PidNS, IpcNS, UTSNS string
 
 	Files  Files
 	Mounts []Mount // Config.Mounts with volumes and files resolved to bind mounts of host paths
+
+	// ShmPath is a tmpfs on the host to show at /dev/shm, for containers that
+	// share their IPC namespace; "": a new one of Config.ShmSize.
+	ShmPath string
 
 	// Nodes are the host's device nodes: those at and below the paths that
 	// Config.Devices and Config.Resources name, and all of /dev when
@@ -35,46 +41,164 @@ type Input struct {
 	InitPath string // program mounted at /sbin/docker-init for Config.Init
 }
 
+// Modes that several namespaces have.
+const (
+	modeHost      = "host"
+	modePrivate   = "private"
+	modeContainer = "container:" // and the id of the other one
+)
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// shortID is how much of an id becomes the host name.
+const shortID = 12
+
 // Build makes the OCI runtime specification of a container, by Docker's rules.
+// The same input gives the same specification.
 //
-// Root.Path is left empty. Process.User.Username is Config.User as written:
-// names can only be resolved inside the root filesystem, by whoever mounts it,
-// who also adds HOME to the environment. Numbers in it are already in UID and
-// GID. Config must have passed [Config.Validate].
-func Build(in Input) (*specs.Spec, error) { return nil, errdefs.ErrNotImplemented }
-
-// ExecConfig is a further process in a running container.
-type ExecConfig struct {
-	Args         []string
-	Env          []string // over the container's; a bare NAME removes
-	WorkingDir   string   // "": the container's
-	User         string   // "": the container's
-	TTY          bool
-	Privileged   bool // every capability of the host
-	Width        uint16
-	Height       uint16
-	Capabilities []string // added, as CapAdd
+// Root.Path is left empty. Process.User.Username is Config.User as written, or
+// "0": names, home directory and additional groups can only be looked up
+// inside the root filesystem, by whoever mounts it. Numbers in it are already
+// in UID and GID. Config must have passed [Config.Validate].
+func Build(in Input) (*specs.Spec, error) {
+	c := in.Config
+	resources, err := ResourceSpec(c.Resources, in.Host, in.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	nodes, rules, err := devices(c, in.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	resources.Devices = rules
+	mounted, err := mounts(in)
+	if err != nil {
+		return nil, err
+	}
+	spaces, err := namespaces(in)
+	if err != nil {
+		return nil, err
+	}
+	process, err := process(in)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := seccompFor(c, in.Host, process.Capabilities.Bounding)
+	if err != nil {
+		return nil, err
+	}
+	s := &specs.Spec{
+		Version:     specs.Version,
+		Process:     process,
+		Root:        &specs.Root{Readonly: c.ReadOnly},
+		Mounts:      mounted,
+		Annotations: maps.Clone(c.Annotations),
+		Linux: &specs.Linux{
+			Namespaces:        spaces,
+			CgroupsPath:       in.CgroupsPath,
+			Resources:         resources,
+			Devices:           nodes,
+			Sysctl:            sysctls(in),
+			Seccomp:           filter,
+			MaskedPaths:       maskedPaths(c, in.Host),
+			ReadonlyPaths:     readonlyPaths(c),
+			RootfsPropagation: rootPropagation(in.Mounts),
+		},
+	}
+	if ownUTS(in) {
+		s.Hostname, s.Domainname = hostname(c, in.ID, in.Host), c.Domainname
+	}
+	return s, nil
 }
 
-// Exec makes the process of an exec in a container that was built from c.
-func Exec(c Config, e ExecConfig, h Host) (*specs.Process, error) {
-	return nil, errdefs.ErrNotImplemented
+func process(in Input) (*specs.Process, error) {
+	c := in.Config
+	args := slices.Concat(c.Entrypoint, c.Command)
+	if len(args) == 0 {
+		return nil, refuse("command", "there is none, and the image names none: give one")
+	}
+	if c.Init {
+		// The init program is a command of gantry's own binary.
+		args = append([]string{initTarget, "init", "--"}, args...)
+	}
+	set := boundingSet(c, in.Host)
+	return &specs.Process{
+		Terminal:        c.TTY,
+		User:            userSpec(c.User),
+		Args:            args,
+		Env:             environment(c, in.ID, in.Host, c.TTY),
+		Cwd:             cmp.Or(c.WorkingDir, "/"),
+		Capabilities:    processCapabilities(set),
+		Rlimits:         posixLimits(c, in.Host),
+		NoNewPrivileges: c.NoNewPrivileges,
+		ApparmorProfile: apparmorProfile(c, in.Host),
+		OOMScoreAdj:     oomScore(c, in.Host),
+	}, nil
 }
 
-// ResourceSpec turns limits into the specification's form, for an update of a
-// running container. Nodes are the block devices that r names.
-func ResourceSpec(r Resources, nodes []Node) (*specs.LinuxResources, error) {
-	return nil, errdefs.ErrNotImplemented
+// userSpec keeps the text, and reads what numbers it has.
+func userSpec(text string) specs.User {
+	u := specs.User{Username: cmp.Or(text, "0")}
+	user, group, _ := strings.Cut(text, ":")
+	if id, err := strconv.ParseUint(user, 10, 31); err == nil {
+		u.UID = uint32(id)
+	}
+	if id, err := strconv.ParseUint(group, 10, 31); err == nil {
+		u.GID = uint32(id)
+	}
+	return u
 }
 
-// WithImage fills what c leaves unsaid from the image's configuration, by
-// Docker's rules.
-func (c Config) WithImage(img dockerspec.DockerOCIImage) Config { return c }
+// environment is what the platform sets, under what the image and the user set.
+func environment(c Config, id string, h Host, tty bool) []string {
+	base := []string{defaultPath}
+	if name := hostname(c, id, h); name != "" {
+		base = append(base, "HOSTNAME="+name)
+	}
+	if tty {
+		base = append(base, "TERM=xterm")
+	}
+	return setEnv(mergeEnv(base, c.Env))
+}
 
-// Validate says what of c cannot be honoured on h, in one line that names the
-// field, the reason and the next step. The error is ErrInvalidArgument.
-func (c Config) Validate(h Host) error { return nil }
+// hostname is the host's where its network or its UTS namespace is shared.
+func hostname(c Config, id string, h Host) string {
+	switch {
+	case c.Hostname != "":
+		return c.Hostname
+	case c.UTSMode == modeHost || c.Network.Mode == modeHost:
+		return h.Hostname
+	}
+	return id[:min(len(id), shortID)]
+}
 
-// ParseSignal reads a signal as a person writes it: "TERM", "SIGTERM", "15",
-// "RTMIN+3".
-func ParseSignal(s string) (syscall.Signal, error) { return 0, errdefs.ErrNotImplemented }
+func ownUTS(in Input) bool { return in.Config.UTSMode != modeHost && in.UTSNS == "" }
+
+func namespaces(in Input) ([]specs.LinuxNamespace, error) {
+	c := in.Config
+	spaces := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	for _, ns := range []struct {
+		kind        specs.LinuxNamespaceType
+		field, mode string
+		path        string
+	}{
+		{specs.NetworkNamespace, "network_mode", c.Network.Mode, in.NetNS},
+		{specs.UTSNamespace, "uts", c.UTSMode, in.UTSNS},
+		{specs.PIDNamespace, "pid", c.PidMode, in.PidNS},
+		{specs.IPCNamespace, "ipc", c.IpcMode, in.IpcNS},
+	} {
+		switch {
+		case ns.mode == modeHost:
+		case ns.path == "" && strings.HasPrefix(ns.mode, modeContainer):
+			// Never a new one instead: that would be neither shared nor refused.
+			return nil, refuse(ns.field, "%s has no namespace to share", ns.mode)
+		default:
+			spaces = append(spaces, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
+		}
+	}
+	// Docker's default: on version 1 programs expect to see the host's paths.
+	if c.CgroupMode == modePrivate || c.CgroupMode == "" && in.Host.CgroupV2 {
+		spaces = append(spaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return spaces, nil
+}

@@ -18,8 +18,8 @@ type Config struct {
 	Image   string `json:",omitempty"` // as the user wrote it
 	ImageID string `json:",omitempty"` // digest of the image's configuration, "sha256:…"
 
-	Entrypoint []string          `json:",omitempty"` // nil: the image's; [""] or empty non-nil: none
-	Command    []string          `json:",omitempty"` // nil: the image's, unless Entrypoint is said
+	Entrypoint []string          `json:",omitzero"`  // nil: the image's; [""] or empty non-nil: none
+	Command    []string          `json:",omitempty"` // empty: the image's, unless Entrypoint is said
 	Env        []string          `json:",omitempty"` // NAME=value; a bare NAME removes the image's
 	WorkingDir string            `json:",omitempty"`
 	User       string            `json:",omitempty"` // name|uid[:group|gid]
@@ -45,8 +45,8 @@ type Config struct {
 	NoNewPrivileges bool     `json:",omitempty"`
 	Seccomp         string   `json:",omitempty"` // "": Docker's default; "unconfined"; else a profile as JSON text
 	AppArmor        string   `json:",omitempty"` // "": docker-default where the kernel has it; "unconfined"; a profile's name
-	MaskedPaths     []string `json:",omitempty"` // nil: the default list; empty non-nil: none
-	ReadonlyPaths   []string `json:",omitempty"`
+	MaskedPaths     []string `json:",omitzero"`  // nil: the default list; empty non-nil: none
+	ReadonlyPaths   []string `json:",omitzero"`  // the same
 
 	Sysctls map[string]string `json:",omitempty"`
 	Ulimits []Ulimit          `json:",omitempty"`
@@ -101,8 +101,8 @@ type Mount struct {
 	Driver  string            `json:",omitempty"`
 
 	TmpfsSize    int64    `json:",omitempty"` // bytes, 0: the kernel's default
-	TmpfsMode    uint32   `json:",omitempty"` // 0: 01777
-	TmpfsOptions []string `json:",omitempty"` // further options, as mount(8) writes them
+	TmpfsMode    uint32   `json:",omitempty"` // 0: that of the directory it covers, else 01777
+	TmpfsOptions []string `json:",omitempty"` // further options, as mount(8) writes them: "size=64m", "exec"
 
 	// Content of a file mount, and how it is shown inside.
 	Content []byte `json:",omitempty"`
