@@ -223,7 +223,7 @@ func (c *Client) deposit(l *link) error {
 }
 
 func (c *Client) guard(l *link) error {
-	pidfd, err := openPidfd(os.Getpid())
+	pidfd, err := OpenPidfd(os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -514,7 +514,7 @@ func (c *Client) CloseStdin(ctx context.Context, id string) error {
 func (c *Client) Hold(ctx context.Context, name string, files ...*os.File) error {
 	mine := make([]*os.File, 0, len(files))
 	for _, f := range files {
-		d, err := dup(f)
+		d, err := Dup(f)
 		if err != nil {
 			closeAll(mine)
 			return fmt.Errorf("hold %s: %w", name, err)
@@ -562,7 +562,7 @@ func (c *Client) remember(name string, files []*os.File) error {
 	}
 	var mine []*os.File
 	for _, f := range files {
-		d, err := dup(f)
+		d, err := Dup(f)
 		if err != nil {
 			closeAll(mine)
 			return err
@@ -607,10 +607,10 @@ func (c *Client) Shutdown(ctx context.Context, force bool) error {
 		return m.Error.Err()
 	}
 	c.cancel()
-	pid, err := openPidfd(l.pid)
+	pid, err := OpenPidfd(l.pid)
 	if err == nil {
 		defer pid.Close()
-		if err := waitPidfd(ctx, pid); err != nil {
+		if err := WaitPidfd(ctx, pid); err != nil {
 			return fmt.Errorf("wait for the keeper to end: %w", err)
 		}
 	}

@@ -1,0 +1,372 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // device rules work only if it is linked
+	"github.com/opencontainers/cgroups/manager"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/runtime/keeper"
+)
+
+// cgroupManager is our own hand on a container's cgroups, beside libcontainer's.
+func cgroupManager(config *cgroups.Cgroup, paths map[string]string) (cgroups.Manager, error) {
+	return manager.NewWithPaths(config, paths)
+}
+
+// managerAt is a manager of a path alone, for what is not a container (yet).
+func managerAt(path string) (cgroups.Manager, error) {
+	return manager.New(&cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{SkipDevices: true}})
+}
+
+// enterCgroup moves the keeper into a cgroup of its own.
+func (s *Server) enterCgroup() error {
+	if s.opts.Cgroup == "" {
+		return nil
+	}
+	home, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return fmt.Errorf("enter cgroup %s: %w", s.opts.Cgroup, err)
+	}
+	m, err := managerAt(s.opts.Cgroup)
+	if err != nil {
+		return fmt.Errorf("enter cgroup %s: %w", s.opts.Cgroup, err)
+	}
+	if err := m.Apply(os.Getpid()); err != nil {
+		return fmt.Errorf("enter cgroup %s: %w", s.opts.Cgroup, err)
+	}
+	s.home = home
+	return nil
+}
+
+// leaveCgroup goes back and removes the cgroups of ours that are empty.
+func (s *Server) leaveCgroup() {
+	if s.opts.Cgroup != "" {
+		if m, err := managerAt(s.opts.Cgroup); err == nil {
+			for controller, dir := range m.GetPaths() {
+				home := s.home[controller]
+				if home == filepath.Clean(s.opts.Cgroup) {
+					home = "/" // an earlier keeper moved us here: we were born in it
+				}
+				joinCgroup(controller, home, os.Getpid())
+				_ = unix.Rmdir(dir)
+			}
+		}
+	}
+	for _, path := range s.ownedCgroups() {
+		m, err := managerAt(path)
+		if err != nil {
+			continue
+		}
+		for _, dir := range m.GetPaths() {
+			_ = unix.Rmdir(dir) // with something in it, it is in use and stays
+		}
+	}
+	_ = os.Remove(s.path("keeper.cgroups"))
+}
+
+// ownCgroup remembers the parents of a container's cgroup that are not there
+// yet: we are about to make them, so we may remove them in the end.
+func (s *Server) ownCgroup(path string) {
+	for parent := filepath.Dir(filepath.Clean(path)); parent != "/" && parent != "."; parent = filepath.Dir(parent) {
+		s.mu.Lock()
+		known := s.parents[parent]
+		s.mu.Unlock()
+		if known {
+			return
+		}
+		m, err := managerAt(parent)
+		if err != nil {
+			return
+		}
+		own := !m.Exists()
+		s.mu.Lock()
+		if own && !s.parents[parent] {
+			f, err := os.OpenFile(s.path("keeper.cgroups"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+			if err == nil {
+				fmt.Fprintln(f, parent)
+				f.Close()
+			}
+		}
+		s.parents[parent] = true
+		s.mu.Unlock()
+		if !own {
+			return
+		}
+	}
+}
+
+// ownedCgroups lists the remembered parents, the deepest first.
+func (s *Server) ownedCgroups() []string {
+	b, err := os.ReadFile(s.path("keeper.cgroups"))
+	if err != nil {
+		b = nil
+	}
+	var paths []string
+	if s.opts.Cgroup != "" {
+		paths = append(paths, filepath.Dir(filepath.Clean(s.opts.Cgroup)))
+	}
+	for line := range strings.Lines(string(b)) {
+		paths = append(paths, strings.TrimSpace(line))
+	}
+	for i := range paths { // a handful
+		for j := i + 1; j < len(paths); j++ {
+			if strings.Count(paths[j], "/") > strings.Count(paths[i], "/") {
+				paths[i], paths[j] = paths[j], paths[i]
+			}
+		}
+	}
+	for i, p := range paths {
+		if p == "/" || p == "." {
+			return paths[:i]
+		}
+	}
+	return paths
+}
+
+// warmCgroups begins to wait for what the kernel would make us wait for later:
+// after an idle gap the first attach to a cgroup takes 10 ms, until all CPUs
+// have seen that attaches are under way. An attach of the keeper to where it
+// is starts that, while the container's mounts are made.
+func (s *Server) warmCgroups() {
+	now := time.Now().UnixNano()
+	last := s.warmed.Swap(now)
+	if now-last < int64(5*time.Millisecond) {
+		return
+	}
+	s.wg.Go(func() {
+		dir := s.warmDir()
+		if dir != "" {
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+		}
+	})
+}
+
+func (s *Server) warmDir() string {
+	if s.opts.Cgroup == "" {
+		return ""
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		return filepath.Join("/sys/fs/cgroup", s.opts.Cgroup)
+	}
+	return filepath.Join("/sys/fs/cgroup/pids", s.opts.Cgroup)
+}
+
+// killAll kills every process of a container. The death of a pid namespace's
+// first process takes all others with it; where the namespace is shared, the
+// cgroup tells who they are.
+func (c *container) killAll(m cgroups.Manager, pidfd *os.File) error {
+	if pidfd != nil {
+		if err := sendSignal(pidfd, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrClosed) {
+			return err
+		}
+	}
+	if c.status().State == keeper.StatePaused {
+		if err := m.Freeze(cgroups.Thawed); err != nil {
+			return err
+		}
+	}
+	if !c.record.HostPid {
+		return nil
+	}
+	return killCgroup(m)
+}
+
+// killCgroup kills whatever is in a cgroup and waits until it is empty.
+func killCgroup(m cgroups.Manager) error {
+	if cgroups.IsCgroup2UnifiedMode() {
+		_ = os.WriteFile(filepath.Join(m.Path(""), "cgroup.kill"), []byte("1"), 0) // Linux 5.14
+	}
+	end := time.Now().Add(killTime)
+	for {
+		pids, err := m.GetAllPids()
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d processes do not die, one is %d", len(pids), pids[0])
+		}
+		var waits []*os.File
+		for _, pid := range pids {
+			if f, err := keeper.OpenPidfd(pid); err == nil {
+				waits = append(waits, f)
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		for _, f := range waits {
+			_ = f.SetReadDeadline(end)
+			raw, err := f.SyscallConn()
+			if err == nil {
+				_ = raw.Read(func(fd uintptr) bool {
+					n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+					return err == nil && n > 0
+				})
+			}
+			f.Close()
+		}
+	}
+}
+
+// sweep removes what a container has in libcontainer and the cgroups when
+// nobody has a hold of it: the last keeper died while it was made.
+func (c *container) sweep() error {
+	if c.record.CgroupsPath != "" {
+		m, err := managerAt(c.record.CgroupsPath)
+		if err != nil {
+			return err
+		}
+		if err := killCgroup(m); err != nil {
+			return err
+		}
+		if err := m.Destroy(); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(c.s.path("libcontainer", c.id))
+}
+
+// update changes limits.
+func (c *container) update(r *specs.LinuxResources) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if st := c.status(); !st.Live() {
+		return c.notRunning()
+	}
+	if r == nil {
+		return nil
+	}
+	config := c.lc.Config()
+	group := *config.Cgroups
+	res := *group.Resources
+	mergeResources(&res, r)
+	group.Resources = &res
+	config.Cgroups = &group
+	if err := c.lc.Set(config); err != nil {
+		return fmt.Errorf("update %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// mergeResources puts the limits that r says into res.
+func mergeResources(res *cgroups.Resources, r *specs.LinuxResources) {
+	if m := r.Memory; m != nil {
+		set(&res.Memory, m.Limit)
+		set(&res.MemoryReservation, m.Reservation)
+		set(&res.MemorySwap, m.Swap)
+		if m.Swappiness != nil {
+			res.MemorySwappiness = m.Swappiness
+		}
+		if m.DisableOOMKiller != nil {
+			res.OomKillDisable = *m.DisableOOMKiller
+		}
+	}
+	if p := r.CPU; p != nil {
+		set(&res.CpuShares, p.Shares)
+		set(&res.CpuQuota, p.Quota)
+		set(&res.CpuPeriod, p.Period)
+		set(&res.CpuRtRuntime, p.RealtimeRuntime)
+		set(&res.CpuRtPeriod, p.RealtimePeriod)
+		if p.Shares != nil && cgroups.IsCgroup2UnifiedMode() {
+			res.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*p.Shares)
+		}
+		if p.Cpus != "" {
+			res.CpusetCpus = p.Cpus
+		}
+		if p.Mems != "" {
+			res.CpusetMems = p.Mems
+		}
+	}
+	if p := r.Pids; p != nil && p.Limit != nil {
+		limit := *p.Limit
+		res.PidsLimit = &limit
+	}
+	if b := r.BlockIO; b != nil && b.Weight != nil {
+		res.BlkioWeight = *b.Weight
+	}
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// stats reads the counters of a live container.
+func (c *container) stats() (keeper.Stats, error) {
+	c.mu.Lock()
+	m, live := c.cgroup, c.pidfd != nil
+	c.mu.Unlock()
+	if !live || m == nil {
+		return keeper.Stats{}, c.notRunning()
+	}
+	cs, err := m.GetStats()
+	if err != nil {
+		return keeper.Stats{}, err
+	}
+	oom, _ := m.OOMKillCount()
+	cpu, mem := cs.CpuStats, cs.MemoryStats
+	st := keeper.Stats{
+		Read:             time.Now(),
+		CPUTotal:         time.Duration(cpu.CpuUsage.TotalUsage),
+		CPUUser:          time.Duration(cpu.CpuUsage.UsageInUsermode),
+		CPUSystem:        time.Duration(cpu.CpuUsage.UsageInKernelmode),
+		Periods:          cpu.ThrottlingData.Periods,
+		ThrottledPeriods: cpu.ThrottlingData.ThrottledPeriods,
+		ThrottledTime:    time.Duration(cpu.ThrottlingData.ThrottledTime),
+		MemoryUsage:      mem.Usage.Usage,
+		MemoryMax:        mem.Usage.MaxUsage,
+		MemoryLimit:      bounded(mem.Usage.Limit),
+		MemoryFailures:   mem.Usage.Failcnt,
+		Memory:           mem.Stats,
+		SwapUsage:        mem.SwapOnlyUsage.Usage,
+		Pids:             cs.PidsStats.Current,
+		PidsLimit:        bounded(cs.PidsStats.Limit),
+		OOMKills:         oom,
+		IOBytes:          ioOf(cs.BlkioStats.IoServiceBytesRecursive),
+		IOOps:            ioOf(cs.BlkioStats.IoServicedRecursive),
+	}
+	for _, n := range cpu.CpuUsage.PercpuUsage {
+		st.PerCPU = append(st.PerCPU, time.Duration(n))
+	}
+	return st, nil
+}
+
+// bounded turns the kernel's ways to say "no limit" into 0.
+func bounded(n uint64) uint64 {
+	if n >= math.MaxInt64&^0xffff { // v1: the largest multiple of a page
+		return 0
+	}
+	return n
+}
+
+func ioOf(entries []cgroups.BlkioStatEntry) []keeper.IO {
+	var list []keeper.IO
+	for _, e := range entries {
+		list = append(list, keeper.IO{Major: e.Major, Minor: e.Minor, Op: strings.ToLower(e.Op), Value: e.Value})
+	}
+	return list
+}
+
+// pidField reads the process id out of a pidfd's fdinfo.
+func pidField(b []byte) (int, error) {
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
+			return strconv.Atoi(string(bytes.TrimSpace(rest)))
+		}
+	}
+	return 0, errors.New("no process id in fdinfo")
+}

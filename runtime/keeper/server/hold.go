@@ -1,0 +1,97 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"sort"
+
+	"github.com/containerd/errdefs"
+
+	"gantry/runtime/keeper"
+)
+
+// hold stores descriptors for a daemon that may die.
+func (s *Server) hold(r *request) error {
+	return do(r, func(n keeper.Name) error {
+		if n.Name == "" {
+			return keeper.Classed(errdefs.ErrInvalidArgument, fmt.Errorf("hold: no name"))
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		closeAll(s.holds[n.Name])
+		s.holds[n.Name] = r.files
+		r.files = nil
+		return nil
+	})
+}
+
+func (s *Server) held(r *request) error {
+	return do(r, func(n keeper.Name) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range s.holds[n.Name] {
+			d, err := keeper.Dup(f)
+			if err != nil {
+				return err
+			}
+			r.out = append(r.out, d)
+		}
+		return nil
+	})
+}
+
+func (s *Server) heldNames() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := make([]string, 0, len(s.holds))
+	for n := range s.holds {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+func (s *Server) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	closeAll(s.holds[name])
+	delete(s.holds, name)
+}
+
+// deposits are the descriptors of a container that its daemon should hold, so
+// that the next keeper gets them.
+func (c *container) deposits() ([]keeper.Deposit, []*os.File) {
+	var ds []keeper.Deposit
+	var files []*os.File
+	add := func(d keeper.Deposit, f *os.File) {
+		if f != nil {
+			d.ID = c.id
+			ds, files = append(ds, d), append(files, f)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pidfd == nil {
+		return nil, nil
+	}
+	add(keeper.Deposit{Kind: keeper.DepositPidfd, Pid: c.pid}, c.pidfd)
+	if c.io != nil {
+		c.io.mu.Lock()
+		add(keeper.Deposit{Kind: keeper.DepositConsole}, c.io.master)
+		add(keeper.Deposit{Kind: keeper.DepositStdin}, c.io.stdin)
+		c.io.mu.Unlock()
+	}
+	for id, e := range c.execs {
+		add(keeper.Deposit{ExecID: id, Kind: keeper.DepositPidfd, Pid: e.pid}, e.pidfd)
+	}
+	return ds, files
+}
+
+func (c *container) entrustTo(conn *conn) {
+	ds, files := c.deposits()
+	for len(ds) > 0 { // a frame carries so many
+		n := min(len(ds), keeper.MaxFiles)
+		conn.push(keeper.VerbReturn, ds[:n], files[:n]...)
+		ds, files = ds[n:], files[n:]
+	}
+}

@@ -1,0 +1,186 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/exeseal"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // C code that runs before Go does, in a child that enters namespaces
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"gantry/runtime/keeper"
+)
+
+const usage = `gantry-runtime holds gantry's containers; gantryd starts it.
+
+usage:
+  gantry-runtime serve --run DIR [--cgroup PATH]
+  gantry-runtime init -- COMMAND [ARG...]   be process 1 of a container
+`
+
+// Main is the program. Which of its lives it leads is told by its arguments:
+//
+//	gantry-runtime serve …       the keeper
+//	gantry-runtime init          libcontainer's half inside a container; exactly
+//	                             one argument, and _LIBCONTAINER_INITPIPE is set
+//	…/docker-init [--] CMD …     process 1 of a container that asked for one
+//	gantry-runtime init -- CMD … the same
+func Main(args []string) int {
+	switch {
+	case filepath.Base(args[0]) == "docker-init":
+		rest := args[1:]
+		if len(rest) > 0 && rest[0] == "--" {
+			rest = rest[1:]
+		}
+		return pidOne(rest)
+	case len(args) == 2 && args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "":
+		// It lives for a few milliseconds: collecting garbage is lost time.
+		debug.SetGCPercent(-1)
+		libcontainer.Init() // does not return
+	case len(args) > 3 && args[1] == "init" && args[2] == "--":
+		return pidOne(args[3:])
+	case len(args) > 1 && args[1] == "serve":
+		if err := serveMode(args); err != nil {
+			fmt.Fprintln(os.Stderr, "gantry-runtime:", err)
+			return 1
+		}
+		return 0
+	}
+	fmt.Fprint(os.Stderr, usage)
+	return 2
+}
+
+func serveMode(args []string) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	run := flags.String("run", "", "directory shared with the daemon")
+	cgroup := flags.String("cgroup", "", "cgroup to move to")
+	ready := flags.Int("ready-fd", -1, "descriptor that is told when the keeper listens")
+	lock := flags.Int("lock-fd", -1, "descriptor of the lock, of a keeper executed by another")
+	listen := flags.Int("listen-fd", -1, "descriptor of the socket, likewise")
+	if err := flags.Parse(args[2:]); err != nil {
+		return err
+	}
+	if *run == "" || !filepath.IsAbs(*run) {
+		return errors.New("serve: --run needs an absolute directory")
+	}
+	if err := seal(args); err != nil {
+		return err
+	}
+	// libcontainer hands the variable on to the processes it makes; they need
+	// one thread for Go code.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
+	debug.SetGCPercent(50)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	logrus.SetOutput(io.Discard)
+	logrus.AddHook(hook{log})
+	logrus.SetLevel(logrus.WarnLevel)
+
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	return Serve(ctx, Options{
+		Run: *run, Cgroup: *cgroup, Log: log,
+		Ready: file(*ready, "ready"), Lock: file(*lock, "lock"), Listener: file(*listen, "listener"),
+	})
+}
+
+func file(fd int, name string) *os.File {
+	if fd < 0 {
+		return nil
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+// hook gives what libcontainer logs to slog.
+type hook struct{ log *slog.Logger }
+
+func (hook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h hook) Fire(e *logrus.Entry) error {
+	h.log.Warn("libcontainer: "+e.Message, "level", e.Level.String())
+	return nil
+}
+
+// seal executes the program anew from a sealed copy in memory, unless it runs
+// from one already. A container's process could reach the file it was started
+// from through /proc/PID/exe and write to it (CVE-2019-5736); libcontainer
+// would therefore make such a copy, or a mount, for every container and exec.
+func seal(args []string) error {
+	if exeseal.IsSelfExeCloned() {
+		name := append([]byte("gantry-runtime"), 0)
+		_ = prctlName(name)
+		return nil
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	info, err := self.Stat()
+	if err != nil {
+		return err
+	}
+	clone, err := exeseal.CloneBinary(self, info.Size(), "gantry-runtime", "/")
+	if err != nil {
+		return fmt.Errorf("copy the program into memory: %w", err)
+	}
+	path := "/proc/self/fd/" + strconv.Itoa(int(clone.Fd()))
+	return os.NewSyscallError("exec", unix.Exec(path, args, os.Environ()))
+}
+
+// upgrade ends this keeper and executes another program in its place: same
+// process, same children, and the recovery any new keeper does. Clients see
+// their connection end and find the socket they knew.
+func (s *Server) upgrade(r *request) error {
+	return do(r, func(q keeper.UpgradeCall) error {
+		info, err := os.Stat(q.Program)
+		if err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
+		if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			return fmt.Errorf("upgrade: %s is not a program", q.Program)
+		}
+		s.mu.Lock()
+		s.upgrading = q.Program
+		s.mu.Unlock()
+		r.after = s.quit
+		return nil
+	})
+}
+
+// execute replaces the program. The lock and the socket go over.
+func (s *Server) execute(program string) error {
+	s.turn.Lock() // no exit is half recorded
+	raw, err := s.sock.File()
+	if err != nil {
+		return err
+	}
+	args := []string{program, "serve", "--run", s.opts.Run, "--cgroup", s.opts.Cgroup}
+	for _, f := range []struct {
+		flag string
+		file *os.File
+	}{{"--lock-fd", s.lock}, {"--listen-fd", raw}} {
+		fd := int(f.file.Fd())
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		args = append(args, f.flag, strconv.Itoa(fd))
+	}
+	return os.NewSyscallError("exec "+program, unix.Exec(program, args, os.Environ()))
+}
