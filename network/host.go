@@ -1,0 +1,303 @@
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// What the machine's own firewall and gantry owe each other.
+//
+// Linux forwards between all links or none. Where the machine did not forward
+// before, gantry switches it on together with a guard: a table, shared by all
+// instances, that drops forwarded packets which neither come from nor go to a
+// gantry bridge, so that the machine is no more of a router than it was. The
+// guard lists the instances that need it; the last one to leave takes it down
+// and switches forwarding off again. A machine that forwards already is left
+// as it is.
+//
+//	table ip gantry-guard {
+//	  set instances { type ifname }
+//	  chain forward { type filter hook forward priority filter + 10
+//	    iifname "gn-*" accept
+//	    oifname "gn-*" accept
+//	    iifkind "bridge" oifkind "bridge" accept  # bridge-nf-call-iptables brings bridged frames here
+//	    drop
+//	  }
+//	}
+//
+// A drop anywhere else holds as well: in nftables any base chain may veto. So
+// where dockerd or an iptables firewall drops what it does not know, gantry's
+// bridges get an accept in DOCKER-USER, the chain Docker keeps for others; for
+// other firewalls [Fabric.Warnings] names the chain and what to add to it.
+
+// From enum nft_meta_keys of linux/netfilter/nf_tables.h; x/sys/unix stops before.
+const (
+	metaIIFKIND expr.MetaKey = 26
+	metaOIFKIND expr.MetaKey = 27
+)
+
+const (
+	bridgePrefix = "gn-"
+	guardName    = "gantry-guard"
+	forwarding   = "net/ipv4/ip_forward"
+)
+
+func guardTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: guardName}
+}
+
+func guardSet(id uint32) *nftables.Set {
+	return &nftables.Set{Table: guardTable(), ID: id, Name: "instances", KeyType: nftables.TypeIFName}
+}
+
+// fromPrefix matches links by the beginning of their name.
+func fromPrefix(key expr.MetaKey, prefix string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(prefix)},
+	}
+}
+
+// ofKind matches links by what they are.
+func ofKind(key expr.MetaKey, kind string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(ifnameKey(kind))}, // 16 bytes, as names
+	}
+}
+
+// joinHost lets packets of this instance be forwarded. The caller holds the
+// machine's lock.
+func joinHost(tag string) error {
+	on, err := os.ReadFile("/proc/sys/" + forwarding)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", forwarding, err)
+	}
+	c, err := dialNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	forwards := strings.TrimSpace(string(on)) != "0"
+	guarded, err := hasTable(c, guardName)
+	if err != nil {
+		return err
+	}
+	if forwards && !guarded {
+		return acceptInDockerUser(c, tag)
+	}
+	t, set := guardTable(), guardSet(0)
+	if !guarded {
+		set = guardSet(1)
+		c.AddTable(t)
+		if err := c.AddSet(set, nil); err != nil {
+			return err
+		}
+		accept, late := nftables.ChainPolicyAccept, nftables.ChainPriority(10)
+		ch := c.AddChain(&nftables.Chain{Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: &late, Policy: &accept})
+		for _, e := range [][]expr.Any{
+			exprs(fromPrefix(expr.MetaKeyIIFNAME, bridgePrefix), verdict(expr.VerdictAccept)),
+			exprs(fromPrefix(expr.MetaKeyOIFNAME, bridgePrefix), verdict(expr.VerdictAccept)),
+			exprs(ofKind(metaIIFKIND, "bridge"), ofKind(metaOIFKIND, "bridge"), verdict(expr.VerdictAccept)),
+			verdict(expr.VerdictDrop),
+		} {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: e})
+		}
+	}
+	if err := c.SetAddElements(set, []nftables.SetElement{{Key: []byte(ifnameKey(tag))}}); err != nil {
+		return err
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("write nftables table %s: %w", guardName, err)
+	}
+	if !forwards {
+		if err := writeSysctl(forwarding, "1"); err != nil {
+			return fmt.Errorf("switch forwarding on: %w", err)
+		}
+	}
+	return acceptInDockerUser(c, tag)
+}
+
+// leaveHost undoes joinHost. The caller holds the machine's lock.
+func leaveHost(tag string) error {
+	c, err := dialNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	undone := removeFromDockerUser(c, tag)
+	guarded, err := hasTable(c, guardName)
+	if err != nil || !guarded {
+		return errors.Join(undone, err)
+	}
+	set := guardSet(0)
+	members, err := c.GetSetElements(set)
+	if err != nil {
+		return errors.Join(undone, fmt.Errorf("read nftables table %s: %w", guardName, err))
+	}
+	own := []byte(ifnameKey(tag))
+	left := slices.DeleteFunc(slices.Clone(members), func(e nftables.SetElement) bool { return bytes.Equal(e.Key, own) })
+	if len(left) == 0 {
+		// Forwarding first: there is no moment without a guard.
+		if err := writeSysctl(forwarding, "0"); err != nil {
+			return errors.Join(undone, fmt.Errorf("switch forwarding off: %w", err))
+		}
+		c.DelTable(guardTable())
+	} else if len(left) < len(members) {
+		if err := c.SetDeleteElements(set, []nftables.SetElement{{Key: own}}); err != nil {
+			return err
+		}
+	}
+	return errors.Join(undone, c.Flush())
+}
+
+func hasTable(c *nftables.Conn, name string) (bool, error) {
+	all, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(all, func(t *nftables.Table) bool { return t.Name == name }), nil
+}
+
+// dockerUser finds the chain Docker keeps for other people's rules.
+func dockerUser(c *nftables.Conn) (*nftables.Chain, error) {
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, ch := range chains {
+		if ch.Table.Name == "filter" && ch.Name == "DOCKER-USER" {
+			return ch, nil
+		}
+	}
+	return nil, nil
+}
+
+// ownRule reports whether a rule is one acceptInDockerUser made.
+func ownRule(r *nftables.Rule, tag string) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		c, ok := e.(*expr.Cmp)
+		return ok && string(c.Data) == bridgePrefix+tag
+	})
+}
+
+func acceptInDockerUser(c *nftables.Conn, tag string) error {
+	ch, err := dockerUser(c)
+	if ch == nil || err != nil {
+		return err
+	}
+	rules, err := c.GetRules(ch.Table, ch)
+	if err != nil {
+		return fmt.Errorf("read chain DOCKER-USER: %w", err)
+	}
+	if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, tag) }) {
+		return nil
+	}
+	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
+		c.InsertRule(&nftables.Rule{Table: ch.Table, Chain: ch, Exprs: exprs(
+			fromPrefix(key, bridgePrefix+tag), one(&expr.Counter{}), verdict(expr.VerdictAccept))})
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("accept bridges in chain DOCKER-USER: %w", err)
+	}
+	return nil
+}
+
+func removeFromDockerUser(c *nftables.Conn, tag string) error {
+	ch, err := dockerUser(c)
+	if ch == nil || err != nil {
+		return err
+	}
+	rules, err := c.GetRules(ch.Table, ch)
+	if err != nil {
+		return fmt.Errorf("read chain DOCKER-USER: %w", err)
+	}
+	for _, r := range rules {
+		if ownRule(r, tag) {
+			if err := c.DelRule(r); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove rules from chain DOCKER-USER: %w", err)
+	}
+	return nil
+}
+
+// foreignDrops names the chains of other people that drop forwarded packets
+// and do not know this instance's bridges.
+func foreignDrops(tag string) ([]string, error) {
+	c, err := dialNFT()
+	if err != nil {
+		return nil, err
+	}
+	defer c.CloseLasting()
+	chains, err := c.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	docker, err := dockerUser(c)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, ch := range chains {
+		ip := ch.Table.Family == nftables.TableFamilyIPv4 || ch.Table.Family == nftables.TableFamilyINet
+		if !ip || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || strings.HasPrefix(ch.Table.Name, "gantry-") {
+			continue
+		}
+		if docker != nil && ch.Table.Name == docker.Table.Name && ch.Table.Family == docker.Table.Family {
+			continue // we have our rules there
+		}
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return nil, fmt.Errorf("read chain %s: %w", ch.Name, err)
+		}
+		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, tag) }) {
+			continue
+		}
+		how := ""
+		if ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
+			how = "its policy is drop"
+		} else if n := len(rules); n > 0 && dropsAll(rules[n-1]) {
+			how = "its last rule drops the rest"
+		}
+		if how == "" {
+			continue
+		}
+		family := "ip"
+		if ch.Table.Family == nftables.TableFamilyINet {
+			family = "inet"
+		}
+		at := fmt.Sprintf("%s %s %s", family, ch.Table.Name, ch.Name)
+		found = append(found, fmt.Sprintf("nftables chain %q drops packets to and from containers (%s); add to it: "+
+			"nft insert rule %s iifname \"%s*\" accept; nft insert rule %s oifname \"%s*\" accept",
+			at, how, at, bridgePrefix+tag, at, bridgePrefix+tag))
+	}
+	return found, nil
+}
+
+// dropsAll reports whether a rule drops or rejects whatever reaches it.
+func dropsAll(r *nftables.Rule) bool {
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Counter, *expr.Log, *expr.Limit:
+		case *expr.Reject:
+			return true
+		case *expr.Verdict:
+			return e.Kind == expr.VerdictDrop
+		default:
+			return false
+		}
+	}
+	return false
+}

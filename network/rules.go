@@ -1,0 +1,251 @@
+package network
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The table of one instance, as nft would write it. Rules never change while
+// the program runs; only the elements of its sets and maps do.
+//
+//	table ip gantry-<tag> {
+//	  set bridges   { type ifname }                 every bridge of ours
+//	  set internal  { type ifname }                 those of internal networks
+//	  set masked    { type ifname }                 those that leave under the host's address
+//	  set within    { type ifname . ifname }        each bridge with itself
+//	  set published { type inet_proto . inet_service }
+//	  map ports     { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//	  map ports_at  { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//
+//	  chain raw { type filter hook prerouting priority raw
+//	    iifname != "lo" ip daddr 127.0.0.0/8 drop      # nobody outside owns loopback (CVE-2020-8558)
+//	    iifname != "lo" ip saddr 127.0.0.0/8 drop
+//	  }
+//	  chain prerouting { type nat hook prerouting priority dstnat
+//	    meta l4proto . th dport @published fib daddr type local goto publish
+//	  }
+//	  chain output     { type nat hook output priority dstnat … the same }
+//	  chain publish {
+//	    dnat to ip daddr . meta l4proto . th dport . numgen inc mod 64 map @ports_at
+//	    dnat to meta l4proto . th dport . numgen inc mod 64 map @ports
+//	  }
+//	  chain forward { type filter hook forward priority filter
+//	    iifname . oifname @within accept               # bridge-nf-call-iptables brings these here
+//	    iifname @bridges ct state established,related accept
+//	    oifname @bridges ct state established,related accept
+//	    iifname @internal drop
+//	    oifname @internal drop
+//	    oifname @bridges ct status dnat accept         # came through a published port
+//	    oifname @bridges drop                          # from outside, or from another network
+//	  }
+//	  chain postrouting { type nat hook postrouting priority srcnat
+//	    oifname @bridges ip saddr 127.0.0.0/8 masquerade
+//	    iifname . oifname @within ct status dnat masquerade   # a sandbox calls its own published port
+//	    oifname @bridges return
+//	    iifname @masked masquerade
+//	  }
+//	}
+//
+// Base chains accept by policy and drop by rule: a batch that replaces the
+// table registers its new hooks before its rules take effect, and a policy of
+// drop would bite for that moment.
+const (
+	setBridges   = "bridges"
+	setInternal  = "internal"
+	setMasked    = "masked"
+	setWithin    = "within"
+	setPublished = "published"
+	mapPorts     = "ports"
+	mapPortsAt   = "ports_at"
+)
+
+// sets gives the table's sets and maps, with ids by which rules of the same
+// batch refer to them.
+func sets(t *nftables.Table) []*nftables.Set {
+	port := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+	slot := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
+	slotAt := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
+	to := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+	pair := nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName)
+	return []*nftables.Set{
+		{Table: t, ID: 1, Name: setBridges, KeyType: nftables.TypeIFName},
+		{Table: t, ID: 2, Name: setInternal, KeyType: nftables.TypeIFName},
+		{Table: t, ID: 3, Name: setMasked, KeyType: nftables.TypeIFName},
+		{Table: t, ID: 4, Name: setWithin, KeyType: pair, Concatenation: true},
+		{Table: t, ID: 5, Name: setPublished, KeyType: port, Concatenation: true},
+		{Table: t, ID: 6, Name: mapPorts, KeyType: slot, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 7, Name: mapPortsAt, KeyType: slotAt, DataType: to, Concatenation: true, IsMap: true},
+	}
+}
+
+// Keys and values as the kernel holds them: every field of a concatenation
+// fills whole registers of four bytes.
+
+func ifnameKey(name string) string {
+	var b [unix.IFNAMSIZ]byte
+	copy(b[:], name)
+	return string(b[:])
+}
+
+func portKey(proto byte, port uint16) string {
+	return string([]byte{proto, 0, 0, 0, byte(port >> 8), byte(port), 0, 0})
+}
+
+// slotKey ends in the slot as a number in the machine's byte order, as numgen
+// leaves it in its register.
+func slotKey(proto byte, port uint16, slot int) string {
+	return portKey(proto, port) + string(binaryutil.NativeEndian.PutUint32(uint32(slot)))
+}
+
+func slotAtKey(host netip.Addr, proto byte, port uint16, slot int) string {
+	a := host.As4()
+	return string(a[:]) + slotKey(proto, port, slot)
+}
+
+func target(addr netip.Addr, port uint16) string {
+	a := addr.As4()
+	return string(a[:]) + string([]byte{byte(port >> 8), byte(port), 0, 0})
+}
+
+// Registers of four bytes; NFT_REG_1 covers the first four of them.
+const (
+	r0 = unix.NFT_REG32_00 + iota
+	r1
+	r2
+	r3
+	r4
+	r5
+	r6
+	r7
+	r8
+	r9
+)
+
+// exprs strings parts of a rule together.
+func exprs(parts ...[]expr.Any) []expr.Any {
+	var all []expr.Any
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+func one(e expr.Any) []expr.Any { return []expr.Any{e} }
+
+func in(set string, reg uint32) []expr.Any {
+	return one(&expr.Lookup{SourceRegister: reg, SetName: set})
+}
+
+func iifname(reg uint32) []expr.Any {
+	return one(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg})
+}
+
+func oifname(reg uint32) []expr.Any {
+	return one(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg})
+}
+
+func verdict(k expr.VerdictKind) []expr.Any { return one(&expr.Verdict{Kind: k}) }
+
+// notLoopback matches packets that came in by a real link.
+func notLoopback() []expr.Any {
+	return append(iifname(r0), &expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: []byte(ifnameKey("lo"))})
+}
+
+// of127 matches 127.0.0.0/8 at an offset of the IP header: 12 is the source,
+// 16 the destination.
+func of127(offset uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: []byte{127}},
+	}
+}
+
+// ctHas matches connections with any of the given bits of a conntrack field.
+func ctHas(key expr.CtKey, bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: r0},
+		&expr.Bitwise{SourceRegister: r0, DestRegister: r0, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: r0, Data: make([]byte, 4)},
+	}
+}
+
+// ctStatusDNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+const ctStatusDNAT = 1 << 5
+
+// protoPort loads the transport protocol and the destination port.
+func protoPort(proto, port uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: proto},
+		&expr.Payload{DestRegister: port, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
+}
+
+// dnat looks a slot up, with the key beginning at register key and its last
+// field, the slot, at register slot.
+func dnat(maps string, key, slot uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Numgen{Register: slot, Modulus: slots, Type: unix.NFT_NG_INCREMENTAL},
+		&expr.Lookup{SourceRegister: key, DestRegister: r8, IsDestRegSet: true, SetName: maps},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: r8, RegProtoMin: r9},
+	}
+}
+
+// addTable puts the whole static part of the table into a batch.
+func addTable(c *nftables.Conn, t *nftables.Table) {
+	c.AddTable(t)
+	for _, s := range sets(t) {
+		_ = c.AddSet(s, nil) // fails on malformed sets only; Flush would say so
+	}
+	accept := nftables.ChainPolicyAccept
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: kind, Hooknum: hook, Priority: prio, Policy: &accept})
+	}
+	rule := func(ch *nftables.Chain, parts ...[]expr.Any) {
+		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs(parts...)})
+	}
+	drop, acc := verdict(expr.VerdictDrop), verdict(expr.VerdictAccept)
+
+	raw := base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+	rule(raw, notLoopback(), of127(16), drop)
+	rule(raw, notLoopback(), of127(12), drop)
+
+	publish := c.AddChain(&nftables.Chain{Name: "publish", Table: t})
+	rule(publish,
+		one(&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}),
+		protoPort(r1, r2), dnat(mapPortsAt, r0, r3))
+	rule(publish, protoPort(r0, r1), dnat(mapPorts, r0, r2))
+
+	local := []expr.Any{
+		&expr.Fib{Register: r0, ResultADDRTYPE: true, FlagDADDR: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+	for _, ch := range []*nftables.Chain{
+		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
+		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest),
+	} {
+		rule(ch, protoPort(r0, r1), in(setPublished, r0), local,
+			one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: publish.Name}))
+	}
+
+	forward := base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	known := ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+	rule(forward, iifname(r0), oifname(r4), in(setWithin, r0), acc)
+	rule(forward, iifname(r0), in(setBridges, r0), known, acc)
+	rule(forward, oifname(r0), in(setBridges, r0), known, acc)
+	rule(forward, iifname(r0), in(setInternal, r0), drop)
+	rule(forward, oifname(r0), in(setInternal, r0), drop)
+	rule(forward, oifname(r0), in(setBridges, r0), ctHas(expr.CtKeySTATUS, ctStatusDNAT), acc)
+	rule(forward, oifname(r0), in(setBridges, r0), drop)
+
+	post := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	masquerade := one(&expr.Masq{})
+	rule(post, oifname(r0), in(setBridges, r0), of127(12), masquerade)
+	rule(post, iifname(r0), oifname(r4), in(setWithin, r0), ctHas(expr.CtKeySTATUS, ctStatusDNAT), masquerade)
+	rule(post, oifname(r0), in(setBridges, r0), verdict(expr.VerdictReturn))
+	rule(post, iifname(r0), in(setMasked, r0), masquerade)
+}

@@ -1,0 +1,628 @@
+package network
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// sandbox is a namespace and what the fabric knows of it.
+type sandbox struct {
+	id string
+
+	mu      sync.Mutex // one change at a time
+	serving bool       // its resolver runs; guarded by mu
+
+	// Guarded by Fabric.mu; ends is only changed while mu is held as well.
+	hostname       string
+	servers        []netip.Addr
+	group          string
+	ends           []*end // in the order of their interfaces
+	running, ready bool
+	order          int  // among all sandboxes, by attachment
+	gone           bool // detached while somebody waited for mu
+}
+
+// end is an endpoint.
+type end struct {
+	Endpoint
+	lan  *lan
+	addr netip.Addr
+	mac  net.HardwareAddr
+	link string // name in the namespace
+}
+
+// title is what a person calls the sandbox.
+func (s *sandbox) title() string {
+	if s.hostname != "" {
+		return s.hostname
+	}
+	return s.id[:min(12, len(s.id))]
+}
+
+func (s *sandbox) groupName() string {
+	if s.group != "" {
+		return s.group
+	}
+	return s.id
+}
+
+// primary is the end with the default route, or the first of all if every
+// network is internal; nil without ends.
+func (s *sandbox) primary() *end {
+	var best *end
+	for _, e := range s.ends {
+		switch {
+		case best == nil, best.lan.Internal && !e.lan.Internal,
+			best.lan.Internal == e.lan.Internal && e.GwPriority > best.GwPriority:
+			best = e
+		}
+	}
+	return best
+}
+
+func (s *sandbox) joined(e *end) Joined {
+	j := Joined{
+		NetworkID: e.lan.ID, NetworkName: e.lan.Name, EndpointID: endpointID(s.id, e.lan.ID),
+		Interface: e.link, MAC: e.mac.String(), Primary: s.primary() == e,
+		IPv4: netip.PrefixFrom(e.addr, e.lan.subnet().Prefix.Bits()),
+	}
+	if !e.lan.Internal {
+		j.Gateway = e.lan.subnet().Gateway
+	}
+	return j
+}
+
+func endpointID(sandbox, network string) string {
+	sum := sha256.Sum256([]byte(sandbox + "/" + network))
+	return hex.EncodeToString(sum[:])
+}
+
+func (f *Fabric) path(id string) string { return filepath.Join(f.run, "netns", id) }
+
+// sandbox finds or makes the record of a sandbox and locks it.
+func (f *Fabric) sandbox(id string) (*sandbox, error) {
+	if !nameRule.MatchString(id) {
+		return nil, fmt.Errorf("sandbox id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	for {
+		f.mu.Lock()
+		s := f.sandboxes[id]
+		if s == nil {
+			f.order++
+			s = &sandbox{id: id, order: f.order}
+			f.sandboxes[id] = s
+		}
+		f.mu.Unlock()
+		s.mu.Lock()
+		if !s.gone {
+			return s, nil
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Prepare makes the namespace of a sandbox and nothing in it but loopback, so
+// that its process can be started beside Attach. It is idempotent.
+func (f *Fabric) Prepare(ctx context.Context, id string) (string, error) {
+	s, err := f.sandbox(id)
+	if err != nil {
+		return "", err
+	}
+	defer s.mu.Unlock()
+	path := f.path(id)
+	if isNamespace(path) {
+		return path, nil
+	}
+	if err := makeNamespace(path, func() error { return nil }); err != nil {
+		return "", fmt.Errorf("prepare %s: %w", s.title(), err)
+	}
+	return path, nil
+}
+
+// Attach gives a sandbox exactly the endpoints asked for: it makes what is
+// missing, namespace included, removes what is not asked for any more, and
+// keeps the rest with its addresses. If it fails, what it added is gone again.
+func (f *Fabric) Attach(ctx context.Context, want Sandbox) (Attached, error) {
+	s, err := f.sandbox(want.ID)
+	if err != nil {
+		return Attached{}, err
+	}
+	defer s.mu.Unlock()
+	if err := f.attach(ctx, s, want); err != nil {
+		return Attached{}, fmt.Errorf("attach %s: %w", want.title(), err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := Attached{Path: f.path(s.id)}
+	for _, e := range s.ends {
+		a.Endpoints = append(a.Endpoints, s.joined(e))
+	}
+	return a, nil
+}
+
+func (w Sandbox) title() string { return (&sandbox{id: w.ID, hostname: w.Hostname}).title() }
+
+func (f *Fabric) attach(ctx context.Context, s *sandbox, want Sandbox) error {
+	asked := slices.Clone(want.Endpoints)
+	slices.SortStableFunc(asked, func(a, b Endpoint) int { return b.Priority - a.Priority })
+	lans := make([]*lan, len(asked))
+	for i, e := range asked {
+		l, err := f.findOrDefault(ctx, e.Network)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(lans[:i], l) {
+			return fmt.Errorf("network %s is named twice: %w", l.Name, errdefs.ErrInvalidArgument)
+		}
+		lans[i] = l
+	}
+
+	fresh := !isNamespace(f.path(s.id))
+	if fresh {
+		f.stopDNS(s) // of a namespace that is gone
+	}
+	f.mu.Lock()
+	old := slices.Clone(s.ends)
+	f.mu.Unlock()
+	var keep, leave []*end
+	for _, e := range old {
+		i := slices.Index(lans, e.lan)
+		if i >= 0 && !fresh && e.suits(asked[i]) {
+			keep = append(keep, e)
+		} else {
+			leave = append(leave, e)
+		}
+	}
+	if len(keep) > 0 {
+		// Links may have been lost without us.
+		present, err := f.linksOf(s.id)
+		if err != nil {
+			return err
+		}
+		keep = slices.DeleteFunc(keep, func(e *end) bool {
+			if present[e.link] {
+				return false
+			}
+			leave = append(leave, e)
+			return true
+		})
+	}
+	f.release(s, leave)
+	if !fresh {
+		if err := f.unlink(s.id, leave); err != nil {
+			return err
+		}
+	}
+
+	var add []*end
+	for i, l := range lans {
+		j := slices.IndexFunc(keep, func(e *end) bool { return e.lan == l })
+		if j < 0 {
+			e := &end{Endpoint: asked[i], lan: l}
+			if err := f.reserve(s, e); err != nil {
+				f.release(s, add)
+				return err
+			}
+			add = append(add, e)
+			continue
+		}
+		f.mu.Lock()
+		keep[j].Endpoint = asked[i]
+		f.mu.Unlock()
+	}
+	if err := f.wire(ctx, s, add, fresh); err != nil {
+		f.release(s, add)
+		if fresh {
+			err = errors.Join(err, dropNamespace(f.path(s.id)))
+		} else {
+			err = errors.Join(err, f.unlink(s.id, add))
+		}
+		return err
+	}
+	f.mu.Lock()
+	from := s.groupName()
+	s.hostname, s.servers, s.group = want.Hostname, want.DNS, want.Group
+	s.running, s.ready = want.Running, want.Ready
+	f.mu.Unlock()
+	return f.announce(ctx, s, from)
+}
+
+// suits reports whether an endpoint is already what is asked for.
+func (e *end) suits(asked Endpoint) bool {
+	return (!asked.IPv4.IsValid() || asked.IPv4 == e.addr) &&
+		(asked.Interface == "" || asked.Interface == e.link) &&
+		(asked.MAC == "" || strings.EqualFold(asked.MAC, e.mac.String()))
+}
+
+// reserve gives an endpoint its address and its interface's name and adds it
+// to its sandbox and its network.
+func (f *Fabric) reserve(s *sandbox, e *end) error {
+	l := e.lan
+	if e.IPv6.IsValid() {
+		return fmt.Errorf("network %s: address %s: IPv6 inside networks is not supported yet: %w", l.Name, e.IPv6, errdefs.ErrNotImplemented)
+	}
+	if len(e.Interface) >= unix.IFNAMSIZ || strings.ContainsAny(e.Interface, "/ :") || e.Interface == "lo" {
+		return fmt.Errorf("network %s: interface name %q: %w", l.Name, e.Interface, errdefs.ErrInvalidArgument)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lans[l.ID] != l {
+		return fmt.Errorf("network %s was removed: %w", l.Name, errdefs.ErrNotFound)
+	}
+	if len(l.ends) >= maxEndpoints {
+		return fmt.Errorf("network %s has %d endpoints, and a Linux bridge takes no more; use a second network: %w", l.Name, len(l.ends), errdefs.ErrFailedPrecondition)
+	}
+	taken := map[string]bool{}
+	for _, o := range s.ends {
+		taken[o.link] = true
+	}
+	e.link = e.Interface
+	for n := 0; e.link == ""; n++ {
+		if name := fmt.Sprintf("eth%d", n); !taken[name] {
+			e.link = name
+		}
+	}
+	if taken[e.link] {
+		return fmt.Errorf("network %s: interface %s is another network's: %w", l.Name, e.link, errdefs.ErrInvalidArgument)
+	}
+	addr, err := l.pool.take(e.IPv4)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", l.Name, err)
+	}
+	e.addr, e.mac = addr, macOf(addr)
+	if e.MAC != "" {
+		if e.mac, err = net.ParseMAC(e.MAC); err != nil || len(e.mac) != 6 {
+			l.pool.free(addr)
+			return fmt.Errorf("network %s: MAC address %q: %w", l.Name, e.MAC, errdefs.ErrInvalidArgument)
+		}
+	}
+	l.ends[s.id] = e
+	s.ends = append(s.ends, e)
+	return nil
+}
+
+// release takes endpoints out of their sandbox and networks.
+func (f *Fabric) release(s *sandbox, ends []*end) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range ends {
+		e.lan.pool.free(e.addr)
+		delete(e.lan.ends, s.id)
+		s.ends = slices.DeleteFunc(s.ends, func(o *end) bool { return o == e })
+	}
+}
+
+// wire makes what add names in the kernel, and the namespace if fresh.
+func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (err error) {
+	for _, e := range add {
+		if err := f.ensureUp(ctx, e.lan); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	primary, ends := s.primary(), len(s.ends)
+	f.mu.Unlock()
+	var in *rtnl // in the namespace
+	var udp *net.UDPConn
+	var tcp *net.TCPListener
+	enter := inside
+	if fresh {
+		enter = makeNamespace
+	}
+	err = enter(f.path(s.id), func() (err error) {
+		if ends == 0 {
+			return nil
+		}
+		if !s.serving {
+			if udp, tcp, err = listenDNS(); err != nil {
+				return err
+			}
+		}
+		in, err = openRTNL()
+		return err
+	})
+	if in != nil {
+		defer in.close()
+	}
+	if err == nil && len(add) > 0 {
+		err = f.link(ctx, s.id, add, in)
+	}
+	if err == nil && in != nil {
+		if !primary.lan.Internal {
+			index, e := in.index(primary.link)
+			if e == nil {
+				_, e = in.do(defaultRoute(index, primary.lan.subnet().Gateway))
+			}
+			if err = e; err != nil {
+				err = fmt.Errorf("default route by %s: %w", primary.lan.Name, err)
+			}
+		}
+	}
+	if err != nil {
+		if udp != nil {
+			err = errors.Join(err, udp.Close(), tcp.Close())
+		}
+		return err
+	}
+	if udp != nil {
+		return f.startDNS(s, udp, tcp)
+	}
+	return nil
+}
+
+// link makes the veth pairs of endpoints and gives them their addresses; in is
+// a socket in the sandbox's namespace.
+func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) error {
+	ns, err := os.Open(f.path(id))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	out, err := openRTNL()
+	if err != nil {
+		return err
+	}
+	defer out.close()
+	for _, e := range add {
+		if err := f.pair(ctx, e, int(ns.Fd()), out); err != nil {
+			return fmt.Errorf("network %s: %w", e.lan.Name, err)
+		}
+	}
+	var reqs []*nl.NetlinkRequest
+	for _, e := range add {
+		index, err := in.index(e.link)
+		if err != nil {
+			return err
+		}
+		reqs = append(reqs, setUp(index), address(index, netip.PrefixFrom(e.addr, e.lan.subnet().Prefix.Bits())))
+	}
+	if _, err := in.do(reqs...); err != nil {
+		return fmt.Errorf("set addresses: %w", err)
+	}
+	return nil
+}
+
+// pair makes one veth pair. The kernel's answer tells a lost bridge and a name
+// that is taken from other failures.
+func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) error {
+	for try := 0; ; try++ {
+		v := veth{
+			Host:   fmt.Sprintf(vethPrefix+"%s%07x", f.tag, rand.Uint32()>>4),
+			Master: f.bridge(e.lan), MTU: e.lan.mtu, Peer: e.link, MAC: e.mac, NS: ns,
+		}
+		_, err := out.do(v.request())
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EXFULL):
+			return fmt.Errorf("its bridge takes no more ports: %w", errdefs.ErrFailedPrecondition)
+		case try < 3 && errors.Is(err, unix.EEXIST):
+			if _, err := out.index(v.Host); err != nil {
+				return fmt.Errorf("interface %s exists in the sandbox: %w", e.link, errdefs.ErrAlreadyExists)
+			}
+		case try < 3 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)):
+			f.lost(e.lan)
+			if err := f.ensureUp(ctx, e.lan); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("make link %s: %w", e.link, err)
+		}
+	}
+}
+
+// linksOf lists the links in a namespace by name.
+func (f *Fabric) linksOf(id string) (map[string]bool, error) {
+	present := map[string]bool{}
+	err := inside(f.path(id), func() error {
+		all, err := net.Interfaces()
+		for _, i := range all {
+			present[i.Name] = true
+		}
+		return err
+	})
+	return present, err
+}
+
+// unlink deletes endpoints' links in a namespace that stays.
+func (f *Fabric) unlink(id string, ends []*end) error {
+	if len(ends) == 0 || !isNamespace(f.path(id)) {
+		return nil
+	}
+	return inside(f.path(id), func() error {
+		var all error
+		for _, e := range ends {
+			all = errors.Join(all, deleteLink(e.link))
+		}
+		return all
+	})
+}
+
+// announce tells names, ports and the sandbox's resolver what the sandbox is
+// now, and waits until the kernel balances by it. from is the group it was in.
+func (f *Fabric) announce(ctx context.Context, s *sandbox, from string) error {
+	v := f.register(s, from)
+	f.mu.Lock()
+	changed := f.balance(from)
+	changed = f.balance(s.groupName()) || changed
+	f.mu.Unlock()
+	if s.serving {
+		f.dns.update(s.id, v)
+	}
+	if !changed {
+		return nil
+	}
+	return f.rebalanced(ctx)
+}
+
+// register gives the sandbox its names and its place in its group, and returns
+// what its resolver shall see.
+func (f *Fabric) register(s *sandbox, from string) view {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var entries []entry
+	v := view{Hostname: s.hostname, Internal: true}
+	for _, a := range s.servers {
+		v.Servers = append(v.Servers, netip.AddrPortFrom(a, 53))
+	}
+	for _, e := range s.ends {
+		entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Names,
+			Addr: e.addr, Running: s.running, Ready: s.ready})
+		v.Networks = append(v.Networks, e.lan.ID)
+		v.Internal = v.Internal && e.lan.Internal
+	}
+	if p := s.primary(); p != nil && !p.lan.Internal {
+		v.HostGateway = p.lan.subnet().Gateway
+	}
+	f.names.set(s.id, entries)
+	f.enrol(s, from)
+	return v
+}
+
+// SetState says whether a sandbox's process runs and whether it is ready. From
+// the moment it returns, names resolve and published ports lead accordingly.
+func (f *Fabric) SetState(id string, running, ready bool) error {
+	f.mu.Lock()
+	s := f.sandboxes[id]
+	if s == nil {
+		f.mu.Unlock()
+		return fmt.Errorf("sandbox %s: %w", id, errdefs.ErrNotFound)
+	}
+	if s.running == running && s.ready == ready {
+		f.mu.Unlock()
+		return nil
+	}
+	s.running, s.ready = running, ready
+	f.names.state(id, running, ready)
+	changed := f.balance(s.groupName())
+	f.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	return f.rebalanced(context.Background())
+}
+
+// Detach takes a sandbox off all networks and lets go of its namespace; the
+// kernel collects that once no process is in it. It is idempotent.
+func (f *Fabric) Detach(ctx context.Context, id string) error {
+	s, err := f.sandbox(id)
+	if err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	f.names.remove(id)
+	f.mu.Lock()
+	s.running, s.ready = false, false
+	changed := f.balance(s.groupName())
+	f.mu.Unlock()
+	if changed {
+		err = f.rebalanced(ctx)
+	}
+	f.stopDNS(s)
+	err = errors.Join(err, dropNamespace(f.path(id)))
+	f.release(s, slices.Clone(s.ends))
+	f.mu.Lock()
+	f.dismiss(s)
+	delete(f.sandboxes, id)
+	s.gone = true
+	f.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", s.title(), err)
+	}
+	return nil
+}
+
+// Connect puts a sandbox that has a namespace on one more network.
+func (f *Fabric) Connect(ctx context.Context, id string, e Endpoint) (Joined, error) {
+	s, err := f.known(id)
+	if err != nil {
+		return Joined{}, err
+	}
+	defer s.mu.Unlock()
+	fail := func(err error) (Joined, error) {
+		return Joined{}, fmt.Errorf("connect %s to network %s: %w", s.title(), e.Network, err)
+	}
+	l, err := f.findOrDefault(ctx, e.Network)
+	if err != nil {
+		return fail(err)
+	}
+	f.mu.Lock()
+	there := l.ends[id] != nil
+	f.mu.Unlock()
+	if there {
+		return fail(fmt.Errorf("it is connected already: %w", errdefs.ErrAlreadyExists))
+	}
+	add := []*end{{Endpoint: e, lan: l}}
+	if err := f.reserve(s, add[0]); err != nil {
+		return fail(err)
+	}
+	if err := f.wire(ctx, s, add, false); err != nil {
+		f.release(s, add)
+		return fail(errors.Join(err, f.unlink(id, add)))
+	}
+	if err := f.announce(ctx, s, s.groupName()); err != nil {
+		return fail(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.joined(add[0]), nil
+}
+
+// Disconnect takes a sandbox off one network (by id or name).
+func (f *Fabric) Disconnect(ctx context.Context, id, network string) error {
+	s, err := f.known(id)
+	if err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	fail := func(err error) error {
+		return fmt.Errorf("disconnect %s from network %s: %w", s.title(), network, err)
+	}
+	l, err := f.find(network)
+	if err != nil {
+		return fail(err)
+	}
+	f.mu.Lock()
+	e := l.ends[id]
+	f.mu.Unlock()
+	if e == nil {
+		return fail(fmt.Errorf("it is not connected: %w", errdefs.ErrNotFound))
+	}
+	f.release(s, []*end{e})
+	// Names and ports first, so that nobody is sent there any more.
+	err = f.announce(ctx, s, s.groupName())
+	if err = errors.Join(err, f.unlink(id, []*end{e}), f.wire(ctx, s, nil, false)); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// known finds and locks a sandbox that must exist.
+func (f *Fabric) known(id string) (*sandbox, error) {
+	f.mu.Lock()
+	s := f.sandboxes[id]
+	f.mu.Unlock()
+	if s != nil {
+		s.mu.Lock()
+		if !s.gone {
+			return s, nil
+		}
+		s.mu.Unlock()
+	}
+	return nil, fmt.Errorf("sandbox %s is not attached: %w", id, errdefs.ErrNotFound)
+}

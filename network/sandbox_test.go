@@ -1,0 +1,121 @@
+package network
+
+import (
+	"fmt"
+	"net"
+	"testing"
+)
+
+func TestSandboxesOfOneNetworkReachEachOther(t *testing.T) {
+	w := newWorld(t)
+	w.network("front")
+	a, b := w.join("a", "front"), w.join("b", "front")
+	w.echo(b.Path, "b", 80)
+	w.reach(a.Path, "tcp4", fmt.Sprintf("%s:80", addrOf(b)), "b "+addrOf(a).String())
+	w.reach(a.Path, "udp4", fmt.Sprintf("%s:80", addrOf(b)), "b "+addrOf(a).String())
+	w.reach("", "tcp4", fmt.Sprintf("%s:80", addrOf(b)), "b "+a.Endpoints[0].Gateway.String())
+}
+
+func TestNetworksAreIsolated(t *testing.T) {
+	w := newWorld(t)
+	w.network("front")
+	w.network("back")
+	w.network("inner", Spec{Internal: true})
+	a, b, c := w.join("a", "front"), w.join("b", "back"), w.join("c", "inner")
+	d := w.join("d", "inner", "back")
+	for _, s := range []struct {
+		a    Attached
+		name string
+	}{{a, "a"}, {b, "b"}, {c, "c"}, {d, "d"}} {
+		w.echo(s.a.Path, s.name, 80)
+	}
+	w.echo(w.outside, "outside", 80)
+	at := func(a Attached, i int) string { return fmt.Sprintf("%s:80", a.Endpoints[i].IPv4.Addr()) }
+	w.blocked(a.Path, "tcp4", at(b, 0))
+	w.blocked(b.Path, "udp4", at(a, 0))
+	w.blocked(a.Path, "tcp4", at(c, 0))
+	w.blocked(c.Path, "tcp4", at(a, 0))
+	// Out: under the machine's address, but not from an internal network.
+	w.reach(a.Path, "tcp4", "198.51.100.2:80", "outside 198.51.100.1")
+	w.blocked(c.Path, "tcp4", "198.51.100.2:80")
+	// In: not at all without a published port.
+	w.blocked(w.outside, "tcp4", at(a, 0))
+	w.blocked(w.outside, "tcp4", at(c, 0))
+	// Who is on both reaches both, and its way out is the open one.
+	w.reach(d.Path, "tcp4", at(c, 0), "c "+d.Endpoints[0].IPv4.Addr().String())
+	w.reach(d.Path, "tcp4", at(b, 0), "b "+d.Endpoints[1].IPv4.Addr().String())
+	w.reach(d.Path, "tcp4", "198.51.100.2:80", "outside 198.51.100.1")
+	if !d.Endpoints[1].Primary || d.Endpoints[0].Gateway.IsValid() {
+		t.Errorf("the internal network gives the way out: %+v", d.Endpoints)
+	}
+}
+
+func TestLoopbackOfTheMachineCannotBeReachedFromElsewhere(t *testing.T) {
+	w := newWorld(t)
+	a := w.join("a", "")
+	w.echo(a.Path, "a", 80)
+	// A published port sets route_localnet on the bridge: the dangerous state.
+	if _, err := w.Publish(t.Context(), "a", []Port{{HostPort: 8088, Port: 80}}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:9999")
+	w.must(err)
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			t.Error("a connection came from elsewhere to 127.0.0.1")
+			c.Close()
+		}
+	}()
+	for _, path := range []string{a.Path, w.outside} {
+		gateway := "198.51.100.1"
+		if path == a.Path {
+			gateway = a.Endpoints[0].Gateway.String()
+		}
+		w.must(inside(path, func() error {
+			if err := writeSysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
+				return err
+			}
+			return runIP("ip addr del 127.0.0.1/8 dev lo; ip route del table local 127.0.0.0/8 2>/dev/null; ip route add 127.0.0.1 via " + gateway)
+		}))
+		w.blocked(path, "tcp4", "127.0.0.1:9999")
+		w.blocked(path, "tcp4", "127.0.0.1:8088")
+	}
+}
+
+func TestConnectAndDisconnect(t *testing.T) {
+	w := newWorld(t)
+	w.network("front")
+	w.network("back")
+	a, b := w.join("a", "front"), w.join("b", "back")
+	w.echo(a.Path, "a", 80)
+	j, err := w.Connect(t.Context(), "a", Endpoint{Network: "back", Names: []string{"a"}})
+	w.must(err)
+	if j.Interface != "eth1" || j.Primary {
+		t.Errorf("connected as %+v", j)
+	}
+	w.reach(b.Path, "tcp4", j.IPv4.Addr().String()+":80", "a "+addrOf(b).String())
+	if _, err := w.Connect(t.Context(), "a", Endpoint{Network: "back"}); err == nil {
+		t.Error("connected twice")
+	}
+	if got := w.Attached("back"); len(got) != 2 || got[0].Name != "a" {
+		t.Errorf("attached: %+v", got)
+	}
+	if err := w.RemoveNetwork(t.Context(), "back"); err == nil {
+		t.Error("a network in use was removed")
+	} else {
+		t.Log(err)
+	}
+	w.must(w.Disconnect(t.Context(), "a", "front"))
+	w.reach(b.Path, "tcp4", j.IPv4.Addr().String()+":80", "a "+addrOf(b).String())
+	w.echo(w.outside, "outside", 80)
+	w.reach(a.Path, "tcp4", "198.51.100.2:80", "outside 198.51.100.1") // by the other network now
+	// Attach is idempotent and heals: the same address, and a link that was lost.
+	again := w.join("a", "back")
+	if again.Endpoints[0] != func() Joined { j.Primary = true; return j }() {
+		t.Errorf("attached again as %+v instead of %+v", again.Endpoints[0], j)
+	}
+	w.must(inside(a.Path, func() error { return deleteLink("eth1") }))
+	healed := w.join("a", "back")
+	w.reach(b.Path, "tcp4", addrOf(healed).String()+":80", "a "+addrOf(b).String())
+}

@@ -1,0 +1,172 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A network's subnet must collide with nothing the machine can reach, or the
+// machine would lose it. What counts is what the kernel routes at the moment
+// the subnet is chosen, and what our other networks own.
+
+// taken is a prefix that is in use, and by whom.
+type taken struct {
+	prefix netip.Prefix
+	by     string
+}
+
+// machineLock serialises everything that several daemons on one machine must
+// not do at once: choosing subnets and switching forwarding.
+func machineLock() (unlock func(), err error) {
+	const path = "/run/lock/gantry-network.lock"
+	if err := os.MkdirAll("/run/lock", 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// hostPrefixes reads every IPv4 prefix of the machine's routes and addresses,
+// except those of the given link. The default route is everybody's.
+func hostPrefixes(except string) ([]taken, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	name := map[int]string{}
+	for _, l := range links {
+		name[l.Attrs().Index] = l.Attrs().Name
+	}
+	var all []taken
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Table == unix.RT_TABLE_LOCAL {
+			continue // addresses are listed below
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		if !ok || bits == 0 || name[r.LinkIndex] == except && except != "" {
+			continue
+		}
+		p := netip.PrefixFrom(a, bits).Masked()
+		by := fmt.Sprintf("route %s", p)
+		if n := name[r.LinkIndex]; n != "" {
+			by += " dev " + n
+		}
+		all = append(all, taken{p, by})
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, x := range addrs {
+		a, ok := netip.AddrFromSlice(x.IP.To4())
+		bits, _ := x.Mask.Size()
+		if !ok || name[x.LinkIndex] == except && except != "" {
+			continue
+		}
+		all = append(all, taken{netip.PrefixFrom(a, bits).Masked(), fmt.Sprintf("address %s/%d of %s", a, bits, name[x.LinkIndex])})
+	}
+	return all, nil
+}
+
+// collision finds who uses part of p.
+func collision(p netip.Prefix, used []taken) (taken, bool) {
+	for _, t := range used {
+		if t.prefix.Overlaps(p) {
+			return t, true
+		}
+	}
+	return taken{}, false
+}
+
+// subnetBits is the length of the subnets that networks get by themselves.
+const subnetBits = 24
+
+// chooseSubnet finds the first /24 of the pools that collides with nothing.
+func chooseSubnet(pools []netip.Prefix, used []taken) (netip.Prefix, error) {
+	for _, pool := range pools {
+		bits := max(subnetBits, pool.Bits())
+		step := uint32(1) << (32 - bits)
+		b := pool.Masked().Addr().As4()
+		last := lastOf(pool).As4()
+		// Wider than 32 bits: the last step may pass the end of all addresses.
+		for n := uint64(binary.BigEndian.Uint32(b[:])); n <= uint64(binary.BigEndian.Uint32(last[:])); n += uint64(step) {
+			binary.BigEndian.PutUint32(b[:], uint32(n))
+			p := netip.PrefixFrom(netip.AddrFrom4(b), bits)
+			if _, hit := collision(p, used); !hit {
+				return p, nil
+			}
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("every subnet of the address pools %v collides with a route of this machine or another network; remove networks or give this one a subnet: %w", pools, errdefs.ErrFailedPrecondition)
+}
+
+// checkSubnet completes a subnet that a user asked for, or says what is wrong
+// with it.
+func checkSubnet(s Subnet) (Subnet, error) {
+	bad := func(format string, a ...any) (Subnet, error) {
+		return s, fmt.Errorf(format+": %w", append(a, errdefs.ErrInvalidArgument)...)
+	}
+	switch {
+	case !s.Prefix.IsValid():
+		return bad("a subnet without a prefix")
+	case s.Prefix.Addr().Is6():
+		return s, fmt.Errorf("subnet %s: IPv6 is not supported yet; leave it out: %w", s.Prefix, errdefs.ErrNotImplemented)
+	case s.Prefix.Bits() > 30:
+		return bad("subnet %s has no room for a gateway and a sandbox", s.Prefix)
+	case s.Prefix.Bits() < 8:
+		return bad("subnet %s is larger than a /8", s.Prefix)
+	case s.Prefix.Addr().IsLoopback() || s.Prefix.Addr().IsMulticast():
+		return bad("subnet %s cannot be used by a network", s.Prefix)
+	case s.Prefix != s.Prefix.Masked():
+		return bad("subnet %s has bits beyond its length; write %s", s.Prefix, s.Prefix.Masked())
+	}
+	if !s.Gateway.IsValid() {
+		s.Gateway = s.Prefix.Addr().Next()
+	}
+	outside := func(a netip.Addr) bool {
+		return !s.Prefix.Contains(a) || a == s.Prefix.Addr() || a == lastOf(s.Prefix)
+	}
+	if outside(s.Gateway) {
+		return bad("gateway %s is no host address of subnet %s", s.Gateway, s.Prefix)
+	}
+	if s.Range.IsValid() {
+		if s.Range.Addr().Is6() || s.Range.Bits() < s.Prefix.Bits() || !s.Prefix.Contains(s.Range.Addr()) {
+			return bad("ip range %s is not part of subnet %s", s.Range, s.Prefix)
+		}
+		s.Range = s.Range.Masked()
+	}
+	for name, a := range s.Aux {
+		if outside(a) {
+			return bad("auxiliary address %s=%s is no host address of subnet %s", name, a, s.Prefix)
+		}
+		if a == s.Gateway {
+			return bad("auxiliary address %s=%s is the gateway's", name, a)
+		}
+	}
+	return s, nil
+}
