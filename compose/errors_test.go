@@ -120,6 +120,8 @@ func TestErrors(t *testing.T) {
 			want: `compose.yaml:3: services.web.image: required variable IMAGE is not set; set it in the environment or in .env`},
 		{name: "bad interpolation", files: "services:\n  web:\n    image: a\n    command: echo ${\n",
 			want: `compose.yaml:4: services.web.command: invalid interpolation "echo ${"; write $$ for a literal $`},
+		{name: "a name with dots", files: "services:\n  a.b:\n    image: a\n    ports: 80\n",
+			want: `compose.yaml:4: services.a.b.ports: must be a list; write each entry on a line of its own after "- "`},
 		{name: "two values for one limit", files: "services:\n  web:\n    image: a\n    scale: 2\n    deploy: {replicas: 3}\n",
 			want: `compose.yaml:2: services.web: can't set distinct values on 'scale' and 'deploy.replicas'`},
 		{name: "one name for two containers", files: "services:\n  web:\n    image: a\n    scale: 2\n    container_name: me\n",

@@ -38,6 +38,9 @@ type input struct {
 	nameSaid   bool   // the name was asked for, by -p or COMPOSE_PROJECT_NAME
 	profiles   []string
 	warned     map[string]bool
+	// doubted: what the merged model does not show must be validated, too: the
+	// keys of included files, a name that is no string.
+	doubted bool
 }
 
 // open finds the files and the environment of a project. The order is that of
@@ -308,8 +311,10 @@ func (in *input) nameProject() error {
 	}
 	for _, f := range in.files {
 		if mayHaveName.Match(f.Content) {
-			var said struct{ Name string }
-			if yaml.Unmarshal(f.Content, &said) == nil && said.Name != "" {
+			var said struct{ Name any }
+			if yaml.Unmarshal(f.Content, &said) == nil && said.Name != nil && said.Name != "" {
+				_, isString := said.Name.(string)
+				in.doubted = in.doubted || !isString
 				return nil
 			}
 		}
@@ -336,6 +341,7 @@ func (in *input) options(validate bool) (types.ConfigDetails, []func(*loader.Opt
 		o.Profiles = in.profiles
 		o.ResourceLoaders = []loader.ResourceLoader{remote{}}
 		o.Interpolate.Substitute = in.substitute
+		o.Listeners = append(o.Listeners, func(event string, _ map[string]any) { in.doubted = in.doubted || event == "include" })
 		// Selected services first, then their files: see Load.
 		o.SkipResolveEnvironment = true
 		o.SkipResolveLabels = true

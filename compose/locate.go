@@ -180,7 +180,8 @@ func (l *locator) find(path ...string) (file string, line int) {
 	best := 0
 	for _, d := range l.docs {
 		n, depth, at := d.root, 0, (*yaml.Node)(nil)
-		for _, key := range path {
+		for i := 0; i < len(path); i++ {
+			key := path[i]
 			if text, ok := strings.CutPrefix(key, "~"); ok {
 				if hit := containing(n, text, 0); hit != nil {
 					at, depth = hit, depth+1
@@ -191,6 +192,11 @@ func (l *locator) find(path ...string) (file string, line int) {
 				continue
 			}
 			k, v := entry(n, key, 0)
+			for k == nil && i+1 < len(path) { // a name with a dot in it
+				i++
+				key += "." + path[i]
+				k, v = entry(n, key, 0)
+			}
 			if k == nil {
 				break
 			}

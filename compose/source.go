@@ -147,7 +147,7 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 // and words the error.
 func (in *input) model(ctx context.Context) (map[string]any, *types.ConfigDetails, error) {
 	model, details, err := in.merge(ctx, false)
-	if err != nil || !conforms(model) {
+	if err != nil || in.doubted || !conforms(model) {
 		model, details, err = in.merge(ctx, true)
 	}
 	return model, details, err
