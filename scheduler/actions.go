@@ -183,7 +183,7 @@ type told struct {
 func (a told) What() What     { return a.what }
 func (a told) String() string { return a.text }
 func (a told) run(context.Context, Engine) error {
-	return fmt.Errorf("a plan that was read cannot be executed: %w", errdefs.ErrFailedPrecondition)
+	return conflict("a plan that was read cannot be executed")
 }
 
 func containerText(w What) string { return w.Verb + " " + w.Name }

@@ -5,8 +5,6 @@ import (
 	"slices"
 
 	"gantry/compose"
-
-	"github.com/containerd/errdefs"
 )
 
 // doorsOf are the steps a replica of the service must come after because of
@@ -124,7 +122,7 @@ func (p *planner) joins(s *service) (map[string]string, []int, error) {
 	for _, t := range targets {
 		r, ok := p.joined(t)
 		if !ok {
-			return nil, nil, fmt.Errorf("service %s shares a namespace of %s, which has no container; bring %s up as well: %w", s.name, t, t, errdefs.ErrFailedPrecondition)
+			return nil, nil, conflict("service %s shares a namespace of %s, which has no container; bring %s up as well", s.name, t, t)
 		}
 		names[t] = r.name
 		if d := p.services[t]; d != nil {

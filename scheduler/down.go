@@ -73,8 +73,9 @@ func (p *planner) removeAll(list []Container, why func(Container) string, o Remo
 		slices.SortFunc(byService[service], byNumber)
 		var own []int
 		for _, c := range byService[service] {
-			own = append(own, p.add(Step{After: after, Why: why(c),
-				Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Options: o}}))
+			p.doomed[c.ID] = p.add(Step{After: after, Why: why(c),
+				Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Options: o}})
+			own = append(own, p.doomed[c.ID])
 		}
 		all = append(all, own...)
 		done[service] = true

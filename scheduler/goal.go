@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"gantry/compose"
-
-	"github.com/containerd/errdefs"
 )
 
 // Goal is what is wanted of one project. It is a value: nothing in this
@@ -128,7 +126,7 @@ func NewGoal(p *compose.Project, o Options) (Goal, error) {
 }
 
 func noService(project, name string, has []string) error {
-	return fmt.Errorf("project %s has no service %q; it has %v: %w", project, name, has, errdefs.ErrNotFound)
+	return notFound("project %s has no service %q; it has %v", project, name, has)
 }
 
 // IsDown reports whether the goal is to have nothing.
@@ -184,7 +182,7 @@ type wireGoal struct {
 // contents of secrets.
 func (g Goal) MarshalJSON() ([]byte, error) {
 	if g.Project == nil {
-		return nil, fmt.Errorf("a goal needs a project: %w", errdefs.ErrInvalidArgument)
+		return nil, invalid("a goal needs a project")
 	}
 	text, err := compose.Encode(g.Project)
 	if err != nil {
@@ -201,8 +199,8 @@ func (g *Goal) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if w.Version != goalVersion {
-		return fmt.Errorf("goal of version %d, this gantry knows version %d; use client and daemon of the same version: %w",
-			w.Version, goalVersion, errdefs.ErrInvalidArgument)
+		return invalid("goal of version %d, this gantry knows version %d; use client and daemon of the same version",
+			w.Version, goalVersion)
 	}
 	p, err := compose.Decode([]byte(w.Project))
 	if err != nil {

@@ -165,7 +165,7 @@ func (p *planner) volumeReason(key string) string {
 			}
 		}
 	}
-	return "its definition"
+	return "its definition has changed"
 }
 
 func fields(was, is any) string {
@@ -223,9 +223,9 @@ func (c change) String() string {
 	case secretive(c):
 		return c.field + " (hidden)"
 	case c.was == nil:
-		return c.field + " set to " + show(c.is)
+		return c.field + " unset → " + show(c.is)
 	case c.is == nil:
-		return c.field + " " + show(c.was) + " removed"
+		return c.field + " " + show(c.was) + " → unset"
 	}
 	return c.field + " " + show(c.was) + " → " + show(c.is)
 }

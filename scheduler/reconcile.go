@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"gantry/compose"
-
-	"github.com/containerd/errdefs"
 )
 
 // Reconcile is what must be done so that what is wanted comes true. It is
@@ -24,7 +22,7 @@ import (
 // not be pulled.
 func Reconcile(want Goal, have State) (Plan, error) {
 	if want.Project == nil || want.Project.Name == "" {
-		return Plan{}, fmt.Errorf("a goal needs a project with a name: %w", errdefs.ErrInvalidArgument)
+		return Plan{}, invalid("a goal needs a project with a name")
 	}
 	if want.IsDown() {
 		return reconcileDown(want, have), nil
@@ -36,8 +34,8 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	p := newPlanner(want, have)
 	p.graph = graph
 	for _, stage := range []func() error{
-		p.chooseServices, p.checkServices, p.pullImages, p.planNetworks, p.planVolumes,
-		p.removeOrphans, p.planServices, p.stopServices, p.awaitAll,
+		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes,
+		p.planServices, p.stopServices, p.awaitAll,
 	} {
 		if err := stage(); err != nil {
 			return Plan{}, err
@@ -216,11 +214,11 @@ func (p *planner) chooseServices() error {
 func (p *planner) checkServices() error {
 	for _, s := range p.order {
 		if s.want.Replicas < 0 {
-			return fmt.Errorf("service %s: %d replicas: cannot be less than none: %w", s.name, s.want.Replicas, errdefs.ErrInvalidArgument)
+			return invalid("service %s: %d replicas: cannot be less than none", s.name, s.want.Replicas)
 		}
 		if s.conf.ContainerName != "" && s.want.Replicas > 1 {
-			return fmt.Errorf("service %s: container_name %s can be had by one replica, not %d; remove container_name or scale to 1: %w",
-				s.name, s.conf.ContainerName, s.want.Replicas, errdefs.ErrInvalidArgument)
+			return invalid("service %s: container_name %s can be had by one replica, not %d; remove container_name or scale to 1",
+				s.name, s.conf.ContainerName, s.want.Replicas)
 		}
 	}
 	return nil
@@ -249,13 +247,13 @@ func (p *planner) pull(s *service) (int, error) {
 	}
 	policy, _, err := s.conf.GetPullPolicy()
 	if err != nil {
-		return 0, fmt.Errorf("service %s: %w: %w", s.name, err, errdefs.ErrInvalidArgument)
+		return 0, invalid("service %s: %v", s.name, err)
 	}
 	switch {
 	case s.conf.Build != nil && (s.conf.Image == "" || policy == compose.PullBuild):
-		return 0, fmt.Errorf("service %s: image %s is not built; build it first: %w", s.name, s.image, errdefs.ErrNotFound)
+		return 0, notFound("service %s: image %s is not built; build it first", s.name, s.image)
 	case policy == compose.PullNever:
-		return 0, fmt.Errorf("service %s: image %s is not here and pull_policy is never; load or import it first: %w", s.name, s.image, errdefs.ErrNotFound)
+		return 0, notFound("service %s: image %s is not here and pull_policy is never; load or import it first", s.name, s.image)
 	}
 	step := p.add(Step{Do: Pull{Ref: s.image, ID: p.want.Images[s.image]}, Why: "not here"})
 	p.pulling[s.image] = step

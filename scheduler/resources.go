@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"gantry/compose"
-
-	"github.com/containerd/errdefs"
 )
 
 // defaultNetwork is the key of the network of services that name none.
@@ -85,20 +83,20 @@ func (p *planner) planNetworks() error {
 	for _, key := range p.used(func(s *service) []string { return p.networkKeys(*s.conf) }) {
 		conf, defined := p.p.Networks[key]
 		if !defined && key != defaultNetwork {
-			return fmt.Errorf("network %s is used and not defined; define it under networks: %w", key, errdefs.ErrInvalidArgument)
+			return invalid("network %s is used and not defined; define it under networks", key)
 		}
 		name := NetworkName(p.p, key)
 		is, exists := p.network(name)
 		if conf.External {
 			if !exists {
-				return fmt.Errorf("network %s is external and does not exist; create a network %s, or remove external from it: %w", key, name, errdefs.ErrNotFound)
+				return notFound("network %s is external and does not exist; create a network %s, or remove external from it", key, name)
 			}
 			p.networks[key] = 0
 			continue
 		}
 		if exists && is.Project != p.p.Name {
-			return fmt.Errorf("network %s exists and belongs to %s; set external: true to use it, or give network %s another name: %w",
-				name, owner(is.Project), key, errdefs.ErrAlreadyExists)
+			return conflict("network %s exists and belongs to %s; set external: true to use it, or give network %s another name",
+				name, owner(is.Project), key)
 		}
 		why, after := "does not exist", []int(nil)
 		if exists {
@@ -175,9 +173,13 @@ func (p *planner) clearNetwork(key string, n Network, why string) (int, error) {
 			if !on[c.ID] && !joined || !c.present() {
 				continue
 			}
+			if step := p.doomed[c.ID]; step != 0 {
+				after = append(after, step)
+				continue
+			}
 			if p.services[name] == nil {
-				return 0, fmt.Errorf("network %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first: %w",
-					n.Name, why, c.Name, errdefs.ErrFailedPrecondition)
+				return 0, conflict("network %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
+					n.Name, why, c.Name)
 			}
 			if _, ok := p.stopping[c.ID]; !ok {
 				p.stopping[c.ID] = p.add(Step{Do: Stop{ID: c.ID, Name: c.Name, Service: name, Timeout: p.want.Options.Timeout},
@@ -203,7 +205,7 @@ func (p *planner) planVolumes() error {
 	for _, key := range p.used(func(s *service) []string { return volumeKeys(*s.conf) }) {
 		conf, defined := p.p.Volumes[key]
 		if !defined {
-			return fmt.Errorf("volume %s is used and not defined; define it under volumes: %w", key, errdefs.ErrInvalidArgument)
+			return invalid("volume %s is used and not defined; define it under volumes", key)
 		}
 		name := VolumeName(p.p, key)
 		conf.Name = name
@@ -212,7 +214,7 @@ func (p *planner) planVolumes() error {
 		why, after := "does not exist", []int(nil)
 		switch {
 		case bool(conf.External) && !exists:
-			return fmt.Errorf("volume %s is external and does not exist; create a volume %s, or remove external from it: %w", key, name, errdefs.ErrNotFound)
+			return notFound("volume %s is external and does not exist; create a volume %s, or remove external from it", key, name)
 		case bool(conf.External):
 			p.volumes[key] = 0
 			continue
@@ -226,7 +228,7 @@ func (p *planner) planVolumes() error {
 		case exists:
 			why = p.volumeReason(key)
 			if !p.want.Options.RenewVolumes {
-				p.note("volume %s has changed (%s) and stays as it is: making it again would lose its data", name, why)
+				p.note("volume %s stays as it is, making it again would lose its data: %s", name, why)
 				p.volumes[key] = 0
 				continue
 			}
@@ -250,9 +252,9 @@ func (p *planner) clearVolume(name, why string) (int, error) {
 			if !slices.Contains(c.Volumes, name) {
 				continue
 			}
-			if p.services[service] == nil {
-				return 0, fmt.Errorf("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first: %w",
-					name, why, c.Name, errdefs.ErrFailedPrecondition)
+			if p.services[service] == nil && p.doomed[c.ID] == 0 {
+				return 0, conflict("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
+					name, why, c.Name)
 			}
 			after = append(after, p.doom(c, "volume "+name+" is made again"))
 		}

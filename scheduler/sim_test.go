@@ -1,0 +1,519 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gantry/compose"
+
+	"github.com/containerd/errdefs"
+)
+
+// sim is a machine in memory: an Engine with a clock of its own that moves
+// with every change, so that two runs of the same calls give the same world.
+type sim struct {
+	mu    sync.Mutex
+	clock time.Time
+	seq   int
+
+	containers map[string]*Container // by id
+	networks   map[string]*Network   // by id
+	volumes    map[string]*Volume    // by name
+	images     map[string]string     // reference → id; an id stands for itself
+
+	// behave is what the containers of a service do once started: "" runs,
+	// "exit N" ends at once, "unhealthy" runs and never gets better,
+	// "starting" and "check" have a health check.
+	behave map[string]string
+	// fault is asked before every part of every action; what it returns is
+	// the outcome instead.
+	fault func(part, object string) error
+	// pace is slept, outside the lock, in every action.
+	pace func(ctx context.Context, part, object string) error
+
+	inFlight, most int
+	log            []string // parts done, in order
+	events         chan string
+	broken         []string // laws broken by calls
+}
+
+func newSim() *sim {
+	return &sim{clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), containers: map[string]*Container{}, networks: map[string]*Network{},
+		volumes: map[string]*Volume{}, images: map[string]string{}, behave: map[string]string{}, events: make(chan string, 1024)}
+}
+
+func (w *sim) image(ref, id string) {
+	w.images[ref], w.images[id] = id, id
+}
+
+// part is one thing that happens or does not: the grain at which calls fail
+// and processes die. The caller holds mu.
+func (w *sim) part(part, object string) error {
+	w.clock = w.clock.Add(time.Millisecond)
+	if w.fault != nil {
+		if err := w.fault(part, object); err != nil {
+			return err
+		}
+	}
+	w.log = append(w.log, part+" "+object)
+	return nil
+}
+
+// enter begins a call and returns what ends it.
+func (w *sim) enter(ctx context.Context, part, object string) (func(), error) {
+	w.mu.Lock()
+	w.inFlight++
+	w.most = max(w.most, w.inFlight)
+	w.mu.Unlock()
+	var err error
+	if w.pace != nil {
+		err = w.pace(ctx, part, object)
+	}
+	w.mu.Lock()
+	if err == nil {
+		err = ctx.Err()
+	}
+	return func() { w.inFlight--; w.mu.Unlock() }, err
+}
+
+func (w *sim) lawBroken(format string, args ...any) {
+	w.broken = append(w.broken, fmt.Sprintf(format, args...))
+}
+
+func (w *sim) Observe(ctx context.Context, l Look) (State, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return State{}, err
+	}
+	if w.fault != nil {
+		if err := w.fault("observe", l.Project); err != nil {
+			return State{}, err
+		}
+	}
+	w.clock = w.clock.Add(time.Millisecond)
+	s := State{Now: w.clock, Images: map[string]string{}}
+	for _, id := range slices.Sorted(maps.Keys(w.containers)) {
+		if c := *w.containers[id]; c.Project == l.Project {
+			s.Containers = append(s.Containers, c)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.networks)) {
+		if n := *w.networks[id]; n.Project == l.Project || slices.Contains(l.Networks, n.Name) {
+			s.Networks = append(s.Networks, n)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.volumes)) {
+		if v := *w.volumes[name]; v.Project == l.Project || slices.Contains(l.Volumes, name) {
+			s.Volumes = append(s.Volumes, v)
+		}
+	}
+	for _, ref := range l.Images {
+		if id, ok := w.images[ref]; ok {
+			s.Images[ref] = id
+		}
+	}
+	return s, nil
+}
+
+func (w *sim) Projects(context.Context) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	set := map[string]bool{}
+	for _, c := range w.containers {
+		set[c.Project] = true
+	}
+	return slices.Sorted(maps.Keys(set)), nil
+}
+
+func (w *sim) Watch(ctx context.Context) <-chan string {
+	out := make(chan string)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case name := <-w.events:
+				select {
+				case out <- name:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+func (w *sim) happened(project string) {
+	select {
+	case w.events <- project:
+	default:
+	}
+}
+
+func (w *sim) Pull(ctx context.Context, ref, id string) error {
+	leave, err := w.enter(ctx, "pull", ref)
+	defer leave()
+	if err == nil {
+		err = w.part("pull", ref)
+	}
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		id = "sha256:pulled-" + ref
+	}
+	w.image(ref, id)
+	return nil
+}
+
+func (w *sim) RemoveImage(ctx context.Context, ref string) error {
+	leave, err := w.enter(ctx, "remove image", ref)
+	defer leave()
+	if err == nil {
+		err = w.part("remove image", ref)
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range w.containers {
+		if c.Image == ref {
+			return fmt.Errorf("image %s is in use by %s: %w", ref, c.Name, errdefs.ErrFailedPrecondition)
+		}
+	}
+	delete(w.images, ref)
+	return nil
+}
+
+func (w *sim) CreateNetwork(ctx context.Context, s NetworkSpec) error {
+	leave, err := w.enter(ctx, "create network", s.Name)
+	defer leave()
+	for _, n := range w.networks {
+		if n.Name == s.Name {
+			w.lawBroken("network %s made twice", s.Name)
+		}
+	}
+	if err == nil {
+		err = w.part("create network", s.Name)
+	}
+	if err != nil {
+		return err
+	}
+	w.seq++
+	id := fmt.Sprintf("net%04d", w.seq)
+	w.networks[id] = &Network{ID: id, Name: s.Name, Project: s.Labels[LabelProject], Key: s.Labels[LabelNetwork], Hash: s.Labels[LabelHash]}
+	return nil
+}
+
+func (w *sim) RemoveNetwork(ctx context.Context, id string) error {
+	leave, err := w.enter(ctx, "remove network", id)
+	defer leave()
+	n := w.networks[id]
+	if n == nil {
+		return fmt.Errorf("network %s: %w", id, errdefs.ErrNotFound)
+	}
+	for _, c := range w.containers {
+		if slices.Contains(c.Networks, n.Name) && c.present() {
+			return fmt.Errorf("network %s is in use by %s: %w", n.Name, c.Name, errdefs.ErrFailedPrecondition)
+		}
+	}
+	if err == nil {
+		err = w.part("remove network", n.Name)
+	}
+	if err != nil {
+		return err
+	}
+	delete(w.networks, id)
+	return nil
+}
+
+func (w *sim) CreateVolume(ctx context.Context, s VolumeSpec) error {
+	leave, err := w.enter(ctx, "create volume", s.Name)
+	defer leave()
+	if err == nil {
+		err = w.part("create volume", s.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if w.volumes[s.Name] != nil {
+		w.lawBroken("volume %s made twice", s.Name)
+	}
+	w.volumes[s.Name] = &Volume{Name: s.Name, Project: s.Labels[LabelProject], Key: s.Labels[LabelVolume], Hash: s.Labels[LabelHash]}
+	return nil
+}
+
+func (w *sim) RemoveVolume(ctx context.Context, name string) error {
+	leave, err := w.enter(ctx, "remove volume", name)
+	defer leave()
+	for _, c := range w.containers {
+		if slices.Contains(c.Volumes, name) {
+			return fmt.Errorf("volume %s is in use by %s: %w", name, c.Name, errdefs.ErrFailedPrecondition)
+		}
+	}
+	if err == nil {
+		err = w.part("remove volume", name)
+	}
+	if err != nil {
+		return err
+	}
+	delete(w.volumes, name)
+	return nil
+}
+
+func (w *sim) Run(ctx context.Context, s RunSpec) error {
+	leave, err := w.enter(ctx, "run", s.Name)
+	defer leave()
+	if err != nil {
+		return err
+	}
+	c, err := w.create(s)
+	if err != nil || s.NoStart {
+		return err
+	}
+	return w.start(c)
+}
+
+func (w *sim) create(s RunSpec) (*Container, error) {
+	c := FromLabels(s.Labels)
+	c.Name, c.Image, c.ImageID, c.Status = s.Name, s.Image, s.ImageID, Created
+	for _, other := range w.containers {
+		if other.Name == s.Name {
+			return nil, fmt.Errorf("name %s is taken by %s: %w", s.Name, other.ID, errdefs.ErrAlreadyExists)
+		}
+	}
+	if c.ImageID == "" {
+		c.ImageID = w.images[s.Image]
+	}
+	if w.images[c.ImageID] == "" {
+		return nil, fmt.Errorf("image %s (%s): %w", s.Image, c.ImageID, errdefs.ErrNotFound)
+	}
+	for _, key := range s.Networks {
+		name := NetworkName(s.Project, key)
+		if w.networkNamed(name) == nil {
+			return nil, fmt.Errorf("network %s: %w", name, errdefs.ErrNotFound)
+		}
+		c.Networks = append(c.Networks, name)
+	}
+	for _, key := range volumeKeys(*s.Service) {
+		name := VolumeName(s.Project, key)
+		if w.volumes[name] == nil {
+			return nil, fmt.Errorf("volume %s: %w", name, errdefs.ErrNotFound)
+		}
+		c.Volumes = append(c.Volumes, name)
+	}
+	for _, service := range slices.Sorted(maps.Keys(s.Joins)) {
+		target := w.named(s.Joins[service])
+		if target == nil {
+			return nil, fmt.Errorf("container %s: %w", s.Joins[service], errdefs.ErrNotFound)
+		}
+		c.Joins = append(c.Joins, target.ID)
+	}
+	if err := w.part("create", s.Name); err != nil {
+		return nil, err
+	}
+	w.seq++
+	c.ID, c.Created = fmt.Sprintf("c%04d", w.seq), w.clock
+	w.containers[c.ID] = &c
+	w.happened(c.Project)
+	return &c, nil
+}
+
+func (w *sim) networkNamed(name string) *Network {
+	for _, n := range w.networks {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func (w *sim) named(name string) *Container {
+	for _, c := range w.containers {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func (w *sim) start(c *Container) error {
+	if c.present() {
+		return nil
+	}
+	if err := w.part("start", c.Name); err != nil {
+		return err
+	}
+	c.Status, c.StartedAt, c.Stopped, c.Health = Running, w.clock, false, HealthNone
+	var code int
+	switch b := w.behave[c.Service]; {
+	case b == "check":
+		c.Health = Healthy
+	case b == "starting":
+		c.Health = Starting
+	case b == "unhealthy":
+		c.Health = Unhealthy
+	case strings.HasPrefix(b, "exit"):
+		fmt.Sscanf(b, "exit %d", &code)
+		w.clock = w.clock.Add(time.Millisecond)
+		w.exit(c, code)
+	}
+	w.happened(c.Project)
+	return nil
+}
+
+func (w *sim) exit(c *Container, code int) {
+	c.Status, c.ExitCode, c.FinishedAt, c.Health = Exited, code, w.clock, HealthNone
+	w.happened(c.Project)
+}
+
+func (w *sim) stop(c *Container) error {
+	if !c.present() {
+		return nil
+	}
+	if err := w.part("stop", c.Name); err != nil {
+		return err
+	}
+	w.exit(c, 143)
+	c.Stopped = true
+	return nil
+}
+
+func (w *sim) remove(c *Container) error {
+	if err := w.stop(c); err != nil {
+		return err
+	}
+	if err := w.part("remove", c.Name); err != nil {
+		return err
+	}
+	delete(w.containers, c.ID)
+	w.happened(c.Project)
+	return nil
+}
+
+// on runs f on a container that must exist.
+func (w *sim) on(ctx context.Context, part, id string, f func(*Container) error) error {
+	leave, err := w.enter(ctx, part, id)
+	defer leave()
+	if err != nil {
+		return err
+	}
+	c := w.containers[id]
+	if c == nil {
+		return fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+	}
+	return f(c)
+}
+
+func (w *sim) Replace(ctx context.Context, old string, s RunSpec, _ ReplaceOptions) error {
+	return w.on(ctx, "replace", old, func(c *Container) error {
+		if c.Service != s.Service.Name || c.Number != s.Number {
+			w.lawBroken("%s replaced by %s", c.Name, s.Name)
+		}
+		if err := w.stop(c); err != nil {
+			return err
+		}
+		if err := w.part("rename", c.Name); err != nil {
+			return err
+		}
+		if !strings.HasPrefix(c.Name, c.ID) {
+			c.Name = c.ID + "_" + c.Name
+		}
+		fresh, err := w.create(s)
+		if err != nil {
+			return err
+		}
+		if !s.NoStart {
+			if err := w.start(fresh); err != nil {
+				return err
+			}
+		}
+		return w.remove(c)
+	})
+}
+
+func (w *sim) Start(ctx context.Context, id string) error { return w.on(ctx, "start", id, w.start) }
+func (w *sim) Stop(ctx context.Context, id string, _ *time.Duration) error {
+	return w.on(ctx, "stop", id, w.stop)
+}
+func (w *sim) Remove(ctx context.Context, id string, _ RemoveOptions) error {
+	return w.on(ctx, "remove", id, w.remove)
+}
+
+func (w *sim) Await(ctx context.Context, s AwaitSpec) error {
+	leave, err := w.enter(ctx, "await", s.Service)
+	defer leave()
+	if err == nil {
+		err = w.part("await", s.Service)
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range s.Numbers {
+		errs = append(errs, w.check(s, n))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *sim) check(s AwaitSpec, number int) error {
+	for _, c := range w.containers {
+		if c.Project != s.Project || c.Service != s.Service || c.Number != number || c.OneOff {
+			continue
+		}
+		ok := map[Condition]bool{IsStarted: !c.StartedAt.IsZero(), IsHealthy: c.Status == Running && c.Health == Healthy,
+			IsReady: c.ready(), IsCompleted: c.completed()}[s.Condition]
+		if !ok {
+			return fmt.Errorf("%s is %s %s (%d), not %s: %w", c.Name, c.Status, c.Health, c.ExitCode, s.Condition, errdefs.ErrFailedPrecondition)
+		}
+		return nil
+	}
+	return fmt.Errorf("replica %d of %s: %w", number, s.Service, errdefs.ErrNotFound)
+}
+
+// look is what the scheduler would see of a goal.
+func (w *sim) look(goals ...Goal) State {
+	s, err := w.Observe(context.Background(), LookFor(goals...))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// foreign puts objects of another project and of nobody next to the tested
+// ones; untouched says whether they are as they were.
+func (w *sim) foreign() (untouched func() error) {
+	put := func(c Container) { w.containers[c.ID] = &c }
+	put(Container{ID: "x1", Name: "other-web-1", Project: "other", Service: "web", Number: 1, Status: Running, Networks: []string{"other_default"}})
+	put(Container{ID: "x2", Name: "lonely", Status: Exited, Volumes: []string{"lonely"}})
+	w.networks["xn"] = &Network{ID: "xn", Name: "other_default", Project: "other"}
+	w.volumes["other_data"] = &Volume{Name: "other_data", Project: "other", Key: "data"}
+	w.volumes["lonely"] = &Volume{Name: "lonely"}
+	print := func() string {
+		return fmt.Sprintf("%+v %+v %+v %+v %+v", w.containers["x1"], w.containers["x2"], w.networks["xn"], w.volumes["other_data"], w.volumes["lonely"])
+	}
+	was := print()
+	return func() error {
+		if is := print(); is != was {
+			return fmt.Errorf("objects of others were touched: %s, were %s", is, was)
+		}
+		return nil
+	}
+}
+
+// load reads a project from YAML, as the client would.
+func load(yaml string, o ...func(*compose.Source)) (*compose.Project, error) {
+	src := compose.Source{WorkDir: "/src", Files: []string{"-"}, ProjectName: "shop", Stdin: strings.NewReader(yaml)}
+	for _, f := range o {
+		f(&src)
+	}
+	return compose.Load(context.Background(), src)
+}
