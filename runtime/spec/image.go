@@ -17,6 +17,7 @@ import (
 func (c Config) WithImage(img dockerspec.DockerOCIImage) Config {
 	from := img.Config
 
+	c.Entrypoint, c.Command = slices.Clone(c.Entrypoint), slices.Clone(c.Command)
 	if len(c.Entrypoint) == 0 && len(c.Command) == 0 {
 		c.Command = slices.Clone(from.Cmd)
 	}

@@ -127,7 +127,7 @@ func defaultMounts(in Input) []specs.Mount {
 }
 
 // mounts are all of a container's: the default ones that the user's do not
-// replace, then the generated files, then the user's, parents first.
+// replace, then the user's and the generated files, parents first.
 func mounts(in Input) ([]specs.Mount, error) {
 	own := map[string]bool{}
 	var users []specs.Mount
@@ -153,14 +153,6 @@ func mounts(in Input) ([]specs.Mount, error) {
 			return nil, refuse("volumes", "%s: the %s has not been given a path on the host", target, m.Type)
 		}
 	}
-	slices.SortStableFunc(users, func(a, b specs.Mount) int {
-		return cmp.Or(depth(a.Destination)-depth(b.Destination), strings.Compare(a.Destination, b.Destination))
-	})
-
-	all := slices.DeleteFunc(defaultMounts(in), func(m specs.Mount) bool {
-		// A /dev of the user's is theirs as a whole.
-		return own[m.Destination] || own["/dev"] && below("/dev", m.Destination)
-	})
 	for _, file := range []struct{ source, target string }{
 		{in.Files.ResolvConf, "/etc/resolv.conf"}, {in.Files.Hostname, "/etc/hostname"}, {in.Files.Hosts, "/etc/hosts"},
 	} {
@@ -169,9 +161,21 @@ func mounts(in Input) ([]specs.Mount, error) {
 			if in.Config.ReadOnly {
 				options = append(options, "ro")
 			}
-			all = append(all, specs.Mount{Destination: file.target, Type: "bind", Source: file.source, Options: options})
+			users = append(users, specs.Mount{Destination: file.target, Type: "bind", Source: file.source, Options: options})
 		}
 	}
+	slices.SortStableFunc(users, func(a, b specs.Mount) int {
+		return cmp.Or(depth(a.Destination)-depth(b.Destination), strings.Compare(a.Destination, b.Destination))
+	})
+
+	all := slices.DeleteFunc(defaultMounts(in), func(m specs.Mount) bool {
+		for target := range own {
+			if target == m.Destination || below(target, m.Destination) {
+				return true // a /dev of the user's is theirs as a whole
+			}
+		}
+		return false
+	})
 	all = append(all, users...)
 	if in.Config.Init {
 		if own[initTarget] {

@@ -132,9 +132,9 @@ func boundingSet(c Config, h Host) []string {
 	return set
 }
 
-// processCapabilities are those of a root user. For another one only the
-// bounding set counts, as for any program that is not root's; whoever resolves
-// the user takes the others away.
+// processCapabilities are those of a root user. Of another one's the kernel
+// keeps only the bounding set when the program is executed, so they need not be
+// told apart here, where a name's number is not known.
 func processCapabilities(set []string) *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: set, Effective: slices.Clone(set), Permitted: slices.Clone(set)}
 }
