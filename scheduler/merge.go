@@ -21,6 +21,9 @@ func DownGoal(project string, o Options) Goal {
 // (Scope) is laid over it: `up db` changes db and what it depends on, and
 // leaves what is wanted of the others, and how they are defined, as it was.
 //
+// Images that the call does not fix are fixed to what their names mean now, so
+// that nothing started later is another one.
+//
 // The services asked for are stamped: Asked is now, or later if a container
 // exited later than now says, and where a recreation is forced the generation
 // is one that no container has yet. Merge changes neither goal.
@@ -42,7 +45,29 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 		g.Services[name] = w
 	}
 	stamp(&g, have)
+	pin(&g, asked.Images, have)
 	return g
+}
+
+// pin fixes the images of the services in scope: by the ids the caller gave,
+// else to what their names mean now.
+func pin(g *Goal, given map[string]string, have State) {
+	images := maps.Clone(g.Images)
+	for name := range g.Services {
+		s, ok := g.Project.Services[name]
+		if !ok || !g.inScope(name) {
+			continue
+		}
+		s.Name = name
+		ref := compose.ImageName(g.Project, s)
+		if id := have.Images[ref]; given[ref] == "" && id != "" {
+			if images == nil {
+				images = map[string]string{}
+			}
+			images[ref] = id
+		}
+	}
+	g.Images = images
 }
 
 // lay puts the services in the scope of asked over base.
