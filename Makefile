@@ -1,0 +1,80 @@
+# make demo    build everything and show a whole stack working
+# make test    every test
+# Both install the Debian packages they need; run them as root.
+
+GO       ?= go
+BIN      := bin
+IMAGES   := build/images
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null)
+STAMP    := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# The keeper is static and small: it is executed anew for every container.
+STATIC   := -tags "seccomp netgo osusergo" -ldflags '-s -w $(STAMP) -extldflags "-static"'
+# Race-built tests compile cgo too; the tag gives them seccomp as in the product.
+TESTTAGS := -tags seccomp
+
+.PHONY: build demo test unit scenarios bench fuzz lint fmt install uninstall clean
+
+build:
+	@scripts/setup build
+	CGO_ENABLED=1 $(GO) build -trimpath $(STATIC) -o $(BIN)/gantry-runtime ./cmd/gantry-runtime
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
+
+demo: build
+	@scripts/setup images
+	@scripts/images $(IMAGES) shop-front shop-web shop-db shop-cache
+	@scripts/demo $(BIN) $(IMAGES)
+
+# Unit tests with the race detector, then the house's laws and the scenarios on
+# the real programs.
+test: unit scenarios
+
+unit: build
+	@scripts/setup test
+	@scripts/images $(IMAGES) busybox
+	$(GO) vet $(TESTTAGS) ./...
+	$(GO) test $(TESTTAGS) -race -timeout 8m $$($(GO) list $(TESTTAGS) ./... | grep -v '/tests')
+
+scenarios: build
+	@scripts/setup test
+	@scripts/images $(IMAGES) busybox shop-front shop-web shop-db shop-cache
+	$(GO) test $(TESTTAGS) -timeout 12m ./tests/...
+
+bench: build
+	@scripts/setup bench
+	@scripts/images $(IMAGES) busybox
+	$(GO) run $(TESTTAGS) ./tests/bench
+
+# A minute for each target.
+fuzz:
+	@scripts/fuzz 60s
+
+lint:
+	$(GO) vet $(TESTTAGS) ./...
+	golangci-lint run ./...
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')
+
+install: build
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/gantry $(BIN)/gantryd $(BIN)/gantry-runtime
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(BIN)/gantry completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gantry
+	$(BIN)/gantry completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_gantry
+	$(BIN)/gantry completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/gantry.fish
+	$(BIN)/gantry man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)/etc/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' packaging/gantryd.service > $(DESTDIR)/etc/systemd/system/gantryd.service
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/gantry $(DESTDIR)$(PREFIX)/bin/gantryd $(DESTDIR)$(PREFIX)/bin/gantry-runtime
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/gantry $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_gantry \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/gantry.fish $(DESTDIR)$(PREFIX)/share/man/man1/gantry*.1
+	rm -f $(DESTDIR)/etc/systemd/system/gantryd.service
+
+clean:
+	rm -rf $(BIN) build
