@@ -1,0 +1,92 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"gantry/network"
+	"gantry/runtime"
+	"gantry/runtime/image"
+	"gantry/runtime/keeper"
+	"gantry/runtime/logs"
+	"gantry/runtime/spec"
+	"gantry/runtime/volume"
+)
+
+// Engine is what the calls of Docker's API are answered from; *runtime.Engine
+// is one. A reference (ref) is a name, an id or an unambiguous beginning of an
+// id. Errors carry their class.
+type Engine interface {
+	Containers
+	Execs
+	Images
+	Networks
+	Volumes
+
+	// Events calls each for every event of the query in order.
+	Events(ctx context.Context, q runtime.EventQuery, each func(runtime.Event) error) error
+	// Host is what is known of the machine.
+	Host() spec.Host
+}
+
+// Containers is the life of containers.
+type Containers interface {
+	List() []runtime.Container // the newest first
+	Inspect(ref string) (runtime.Container, error)
+	Create(ctx context.Context, name string, c spec.Config) (runtime.Container, error)
+	Start(ctx context.Context, ref string) error
+	Stop(ctx context.Context, ref string, o runtime.StopOptions) error
+	Restart(ctx context.Context, ref string, o runtime.StopOptions) error
+	Kill(ctx context.Context, ref, signal string) error
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
+	Rename(ctx context.Context, ref, name string) error
+	Remove(ctx context.Context, ref string, o runtime.RemoveOptions) error
+	Wait(ctx context.Context, ref, condition string, watching func()) (runtime.Waited, error)
+	Logs(ctx context.Context, ref string, q logs.Query, each func(logs.Entry) error) error
+	Attach(ctx context.Context, ref string, o runtime.AttachOptions) error
+	Resize(ctx context.Context, ref string, width, height uint16) error
+	Stats(ctx context.Context, ref string) (keeper.Stats, error)
+	Top(ctx context.Context, ref string) ([]runtime.Process, error)
+}
+
+// Execs are further processes in containers.
+type Execs interface {
+	ExecCreate(ctx context.Context, ref string, c runtime.ExecConfig) (id string, err error)
+	ExecStart(ctx context.Context, id string, s *runtime.ExecStreams) error
+	ExecResize(ctx context.Context, id string, width, height uint16) error
+	ExecInspect(id string) (runtime.Exec, error)
+}
+
+// Images are the images on the machine.
+type Images interface {
+	ListImages(ctx context.Context) ([]image.Image, error)
+	Image(ctx context.Context, ref string) (image.Image, error)
+	TagImage(ctx context.Context, ref, name string) error
+	RemoveImage(ctx context.Context, ref string, force bool) ([]image.Removed, error)
+	LoadImages(ctx context.Context, archive io.Reader, report func(string)) ([]image.Image, error)
+	ImportImage(ctx context.Context, archive io.Reader, o image.ImportOptions) (image.Image, error)
+}
+
+// Networks are networks and who is on them.
+type Networks interface {
+	ListNetworks() []network.Network
+	Network(ref string) (network.Network, error)
+	Attached(networkID string) []network.EndpointInfo
+	CreateNetwork(ctx context.Context, s network.Spec) (network.Network, error)
+	RemoveNetwork(ctx context.Context, ref string) error
+	ConnectNetwork(ctx context.Context, container, network string, e spec.Endpoint) error
+	DisconnectNetwork(ctx context.Context, container, network string) error
+}
+
+// Volumes are named volumes.
+type Volumes interface {
+	ListVolumes() []volume.Volume
+	Volume(name string) (volume.Volume, error)
+	VolumeUsers(name string) []string
+	CreateVolume(ctx context.Context, v volume.Volume) (volume.Volume, error)
+	RemoveVolume(ctx context.Context, name string, force bool) error
+}
+
+// joined is an endpoint of a container.
+type joined = network.Joined

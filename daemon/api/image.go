@@ -1,0 +1,234 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"gantry/runtime/image"
+
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/jsonstream"
+)
+
+func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	f, err := readFilters(q, "reference", "label", "label!", "dangling", "before", "since")
+	if err != nil {
+		return err
+	}
+	dangling, only, err := f.boolean("dangling")
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"shared-size", "manifests", "identity"} {
+		if boolean(q, name) {
+			return unsupported("%s in a list of images is not supported yet", name)
+		}
+	}
+	all, err := s.Engine.ListImages(ctx)
+	if err != nil {
+		return err
+	}
+	var older, newer image.Image
+	for key, into := range map[string]*image.Image{"before": &older, "since": &newer} {
+		for _, ref := range f[key] {
+			if *into, err = s.Engine.Image(ctx, ref); err != nil {
+				return err
+			}
+		}
+	}
+	uses := map[string]int64{}
+	for _, c := range s.Engine.List() {
+		uses[c.Config.ImageID]++
+	}
+	out := []imagetypes.Summary{}
+	for _, img := range all {
+		switch {
+		case only && dangling != (len(img.Names) == 0):
+		case older.ID != "" && !img.Created.Before(older.Created):
+		case newer.ID != "" && !img.Created.After(newer.Created):
+		case !f.labels(img.Config.Config.Labels):
+		case !f.any("reference", func(v string) bool { return referenceMatches(v, img) }):
+		default:
+			out = append(out, wireImage(img, uses[img.ID.String()]))
+		}
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// The name of an image may hold slashes, which net/http's patterns cannot have
+// in the middle: these two take the path apart themselves.
+
+func (s *server) imageGet(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	name, verb := lastElement(r.PathValue("path"))
+	switch verb {
+	case "json":
+		if q := r.URL.Query(); q.Get("platform") != "" || boolean(q, "manifests") {
+			return unsupported("choosing a platform or listing manifests of an image is not supported yet")
+		}
+		img, err := s.Engine.Image(ctx, name)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusOK, wireImageDetails(img))
+	case "history", "get", "attestations":
+		return unsupported("GET /images/{name}/%s is not supported yet", verb)
+	}
+	return notFound()
+}
+
+func (s *server) imagePost(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	name, verb := lastElement(r.PathValue("path"))
+	switch verb {
+	case "tag":
+		q := r.URL.Query()
+		target := q.Get("repo")
+		if target == "" {
+			return invalid("no repository given to tag the image with")
+		}
+		if tag := q.Get("tag"); tag != "" {
+			target += ":" + tag
+		}
+		if err := s.Engine.TagImage(ctx, name, target); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusCreated)
+		return nil
+	case "push":
+		return unsupported("pushing an image is not supported yet")
+	}
+	return notFound()
+}
+
+// lastElement parts "a/b/json" into "a/b" and "json". Without a name before it
+// there is no verb.
+func lastElement(path string) (name, verb string) {
+	i := strings.LastIndexByte(path, '/')
+	if i <= 0 {
+		return "", ""
+	}
+	return path[:i], path[i+1:]
+}
+
+func (s *server) imageRemove(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	if len(q["platforms"]) > 0 {
+		return unsupported("removing one platform of an image is not supported")
+	}
+	gone, err := s.Engine.RemoveImage(ctx, r.PathValue("path"), boolean(q, "force"))
+	if err != nil {
+		return err
+	}
+	out := []imagetypes.DeleteResponse{}
+	for _, g := range gone {
+		out = append(out, imagetypes.DeleteResponse{Untagged: g.Untagged, Deleted: g.Deleted})
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// progress answers with Docker's messages. The answer begins with the first of
+// them, so that an error before it still has its status; a later one is a
+// message of its own.
+//
+// A client that sends an archive and does not listen would stop whoever reads
+// it: after a minute in which it takes nothing it is cut off.
+type progress struct {
+	w     http.ResponseWriter
+	mu    sync.Mutex // reports may come from several goroutines
+	lines *jsonLines
+}
+
+const progressPatience = time.Minute
+
+func (p *progress) begin() *jsonLines {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lines == nil {
+		p.lines = beginLines(p.w, "application/json")
+	}
+	return p.lines
+}
+
+func (p *progress) send(m any) error {
+	lines := p.begin()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	control := http.NewResponseController(p.w)
+	_ = control.SetWriteDeadline(time.Now().Add(progressPatience))
+	err := lines.send(m)
+	_ = control.SetWriteDeadline(time.Time{})
+	return err
+}
+
+func (p *progress) end(err error) error {
+	p.mu.Lock()
+	begun := p.lines != nil
+	p.mu.Unlock()
+	if err == nil || !begun {
+		return err
+	}
+	status, _ := classOf(err)
+	// The older field is what clients before 2013 read; some still look at it.
+	return p.send(struct {
+		jsonstream.Message
+		Old string `json:"error"`
+	}{jsonstream.Message{Error: &jsonstream.Error{Code: status, Message: message(err)}}, message(err)})
+}
+
+func (s *server) imageLoad(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Query().Get("platform") != "" {
+		return unsupported("loading one platform of an image is not supported")
+	}
+	out := &progress{w: w}
+	quiet := boolean(r.URL.Query(), "quiet")
+	images, err := s.Engine.LoadImages(ctx, r.Body, func(text string) {
+		if !quiet {
+			_ = out.send(jsonstream.Message{Stream: text + "\n"})
+		}
+	})
+	if err != nil {
+		return out.end(err)
+	}
+	for _, img := range images {
+		if len(img.Names) == 0 {
+			err = out.send(jsonstream.Message{Stream: "Loaded image ID: " + img.ID.String() + "\n"})
+		}
+		for _, name := range img.Names {
+			err = out.send(jsonstream.Message{Stream: "Loaded image: " + name + "\n"})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	out.begin()
+	return nil
+}
+
+// imageCreate imports, when there is a source, and else would pull.
+func (s *server) imageCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	source := q.Get("fromSrc")
+	switch {
+	case q.Get("fromImage") != "":
+		return unsupported("pulling an image is not supported yet: load or import %s instead", q.Get("fromImage"))
+	case source == "":
+		return invalid("neither fromImage nor fromSrc is given")
+	case source != "-":
+		return unsupported("importing from an address is not supported: send the archive itself (fromSrc=-)")
+	}
+	name := q.Get("repo")
+	if tag := q.Get("tag"); tag != "" && name != "" {
+		name += ":" + tag
+	}
+	out := &progress{w: w}
+	img, err := s.Engine.ImportImage(ctx, r.Body, image.ImportOptions{
+		Name: name, Changes: q["changes"], Message: q.Get("message"), Platform: q.Get("platform"),
+	})
+	if err != nil {
+		return out.end(err)
+	}
+	return out.send(jsonstream.Message{Status: img.ID.String()})
+}

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// gap is an endpoint of Docker's that gantry does not have: it says so by
+// name, rather than that there is no such page.
+type gap struct{ pattern, text string }
+
+func (g gap) refuse(context.Context, http.ResponseWriter, *http.Request) error {
+	return unsupported("%s", g.text)
+}
+
+// later is for what is to come, never for what is not.
+func later(what string, patterns ...string) (out []gap) {
+	for _, p := range patterns {
+		out = append(out, gap{p, fmt.Sprintf("%s is not supported yet (%s)", what, p)})
+	}
+	return out
+}
+
+func never(what string, patterns ...string) (out []gap) {
+	for _, p := range patterns {
+		out = append(out, gap{p, fmt.Sprintf("%s (%s)", what, p)})
+	}
+	return out
+}
+
+// missing are the endpoints that are refused by name.
+func missing() (all []gap) {
+	for _, some := range [][]gap{
+		later("listing the changes of a container", "GET /containers/{id}/changes"),
+		later("exporting a container", "GET /containers/{id}/export"),
+		later("updating a container", "POST /containers/{id}/update"),
+		later("attaching by websocket", "GET /containers/{id}/attach/ws"),
+		later("copying from and to a container", "HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive"),
+		later("pruning", "POST /containers/prune", "POST /images/prune", "POST /networks/prune", "POST /volumes/prune", "POST /build/prune"),
+		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
+		later("building", "POST /build", "POST /session", "POST /grpc"),
+		later("committing a container", "POST /commit"),
+		later("saving images", "GET /images/get"),
+		later("updating a volume", "PUT /volumes/{name}"),
+		later("disk usage", "GET /system/df"),
+		never("gantry is no swarm manager: Swarm is not supported",
+			"GET /swarm", "POST /swarm/{verb}", "GET /swarm/unlockkey",
+			"GET /nodes", "GET /nodes/{id}", "DELETE /nodes/{id}", "POST /nodes/{id}/update",
+			"GET /services", "POST /services/create", "GET /services/{id}", "DELETE /services/{id}", "POST /services/{id}/update", "GET /services/{id}/logs",
+			"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/logs",
+			"GET /secrets", "POST /secrets/create", "GET /secrets/{id}", "DELETE /secrets/{id}", "POST /secrets/{id}/update",
+			"GET /configs", "POST /configs/create", "GET /configs/{id}", "DELETE /configs/{id}", "POST /configs/{id}/update"),
+		never("plugins are not supported",
+			"GET /plugins", "GET /plugins/{path...}", "POST /plugins/{path...}", "DELETE /plugins/{path...}"),
+	} {
+		all = append(all, some...)
+	}
+	return all
+}
+
+func notFound() error { return errdefs.ErrNotFound.WithMessage("page not found") }
+
+func notFoundf(format string, args ...any) error {
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func forbidden(format string, args ...any) error {
+	return errdefs.ErrPermissionDenied.WithMessage(strings.TrimSpace(fmt.Sprintf(format, args...)))
+}

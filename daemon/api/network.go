@@ -1,0 +1,140 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"gantry/network"
+
+	dockernet "github.com/moby/moby/api/types/network"
+)
+
+// predefined are networks every Docker has: "host" and "none" are no networks
+// of ours but ways to do without, and shown because clients look for them.
+func predefined() []network.Network {
+	return []network.Network{
+		{ID: strings.Repeat("0", 63) + "1", Spec: network.Spec{Name: dockernet.NetworkHost, Driver: "host"}},
+		{ID: strings.Repeat("0", 63) + "2", Spec: network.Spec{Name: dockernet.NetworkNone, Driver: "null"}},
+	}
+}
+
+func isPredefined(name string) bool {
+	return name == dockernet.NetworkBridge || name == dockernet.NetworkHost || name == dockernet.NetworkNone
+}
+
+func (s *server) networkList(_ context.Context, w http.ResponseWriter, r *http.Request) error {
+	f, err := readFilters(r.URL.Query(), "id", "name", "driver", "label", "label!", "scope", "type", "dangling")
+	if err != nil {
+		return err
+	}
+	dangling, only, err := f.boolean("dangling")
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, c := range s.Engine.List() {
+		for _, name := range networkNames(c) {
+			used[name] = true
+		}
+	}
+	out := []dockernet.Summary{}
+	for _, n := range append(s.Engine.ListNetworks(), predefined()...) {
+		kind := "custom"
+		if isPredefined(n.Name) {
+			kind = "builtin"
+		}
+		switch {
+		case !f.any("id", func(v string) bool { return strings.HasPrefix(n.ID, v) }):
+		case !f.any("name", func(v string) bool { return strings.Contains(n.Name, v) }):
+		case !f.is("driver", n.Driver), !f.is("scope", "local"), !f.is("type", kind), !f.labels(n.Labels):
+		case only && dangling != (kind == "custom" && !used[n.Name] && !used[n.ID]):
+		default:
+			out = append(out, dockernet.Summary{Network: wireNetwork(n)})
+		}
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func (s *server) networkInspect(_ context.Context, w http.ResponseWriter, r *http.Request) error {
+	if scope := r.URL.Query().Get("scope"); scope != "" && scope != "local" {
+		return notFoundf("network %s not found in scope %s", r.PathValue("id"), scope)
+	}
+	ref := r.PathValue("id")
+	for _, n := range predefined() {
+		if n.Name == ref || n.ID == ref {
+			return writeJSON(w, http.StatusOK, dockernet.Inspect{Network: wireNetwork(n), Containers: map[string]dockernet.EndpointResource{}})
+		}
+	}
+	n, err := s.Engine.Network(ref)
+	if err != nil {
+		return err
+	}
+	names := map[string]string{}
+	for _, c := range s.Engine.List() {
+		names[c.ID] = c.Name
+	}
+	return writeJSON(w, http.StatusOK, wireNetworkDetails(n, s.Engine.Attached(n.ID), names))
+}
+
+func (s *server) networkCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	var req networkRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	spec, err := req.spec()
+	if err != nil {
+		return err
+	}
+	n, err := s.Engine.CreateNetwork(ctx, spec)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, dockernet.CreateResponse{ID: n.ID})
+}
+
+func (s *server) networkRemove(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	ref := r.PathValue("id")
+	if isPredefined(ref) {
+		return forbidden("%s is a pre-defined network and cannot be removed", ref)
+	}
+	if err := s.Engine.RemoveNetwork(ctx, ref); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+func (s *server) networkConnect(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	var req dockernet.ConnectRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	if req.Container == "" {
+		return invalid("no container given to connect")
+	}
+	ref := r.PathValue("id")
+	e, err := endpoint(ref, req.EndpointConfig)
+	if err != nil {
+		return err
+	}
+	if err := s.Engine.ConnectNetwork(ctx, req.Container, ref, e); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+func (s *server) networkDisconnect(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	var req dockernet.DisconnectRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	if req.Container == "" {
+		return invalid("no container given to disconnect")
+	}
+	if err := s.Engine.DisconnectNetwork(ctx, req.Container, r.PathValue("id")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}

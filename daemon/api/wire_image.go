@@ -1,0 +1,63 @@
+package api
+
+import (
+	"path"
+	"strings"
+	"time"
+
+	"gantry/runtime/image"
+
+	imagetypes "github.com/moby/moby/api/types/image"
+)
+
+func wireImage(img image.Image, containers int64) imagetypes.Summary {
+	created := int64(0)
+	if !img.Created.IsZero() {
+		created = img.Created.Unix()
+	}
+	return imagetypes.Summary{
+		Containers: containers, Created: created, ID: img.ID.String(),
+		Labels:      orEmpty(img.Config.Config.Labels),
+		RepoDigests: orNone(img.Digests), RepoTags: orNone(img.Names),
+		SharedSize: -1, Size: img.Size,
+	}
+}
+
+func wireImageDetails(img image.Image) imagetypes.InspectResponse {
+	config := img.Config.Config
+	out := imagetypes.InspectResponse{
+		ID: img.ID.String(), RepoTags: orNone(img.Names), RepoDigests: orNone(img.Digests),
+		Author: img.Config.Author, Config: &config,
+		Architecture: img.Platform.Architecture, Variant: img.Platform.Variant, Os: img.Platform.OS, OsVersion: img.Platform.OSVersion,
+		Size:     img.Size,
+		RootFS:   imagetypes.RootFS{Type: "layers"},
+		Metadata: imagetypes.Metadata{LastTagTime: img.Tagged},
+	}
+	if !img.Created.IsZero() {
+		out.Created = img.Created.UTC().Format(time.RFC3339Nano)
+	}
+	if n := len(img.Config.History); n > 0 {
+		out.Comment = img.Config.History[n-1].Comment
+	}
+	for _, l := range img.Layers {
+		out.RootFS.Layers = append(out.RootFS.Layers, l.String())
+	}
+	return out
+}
+
+// referenceMatches takes a filter for what it is in Docker: a pattern for a
+// name with or without its tag, where * does not reach over a slash.
+func referenceMatches(pattern string, img image.Image) bool {
+	for _, name := range append(append([]string{}, img.Names...), img.Digests...) {
+		bare, _, _ := strings.Cut(name, "@")
+		if i := strings.LastIndexByte(bare, ':'); i > strings.LastIndexByte(bare, '/') {
+			bare = bare[:i]
+		}
+		for _, form := range []string{name, bare} {
+			if ok, err := path.Match(pattern, form); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
+}

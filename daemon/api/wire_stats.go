@@ -1,0 +1,88 @@
+package api
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"gantry/runtime"
+	"gantry/runtime/keeper"
+	"gantry/runtime/spec"
+
+	"github.com/moby/moby/api/types/container"
+)
+
+// wireStats is one sample. Clients compute a share of the CPU from the
+// machine's own time beside it.
+func wireStats(c runtime.Container, st keeper.Stats, host spec.Host) container.StatsResponse {
+	out := container.StatsResponse{
+		ID: c.ID, Name: "/" + c.Name, OSType: "linux", Read: st.Read,
+		CPUStats: container.CPUStats{
+			CPUUsage: container.CPUUsage{
+				TotalUsage:        uint64(st.CPUTotal),
+				UsageInKernelmode: uint64(st.CPUSystem),
+				UsageInUsermode:   uint64(st.CPUUser),
+			},
+			SystemUsage: systemCPU(),
+			OnlineCPUs:  uint32(host.CPUs),
+			ThrottlingData: container.ThrottlingData{
+				Periods: st.Periods, ThrottledPeriods: st.ThrottledPeriods, ThrottledTime: uint64(st.ThrottledTime),
+			},
+		},
+		MemoryStats: container.MemoryStats{
+			Usage: st.MemoryUsage, MaxUsage: st.MemoryMax, Stats: st.Memory, Failcnt: st.MemoryFailures, Limit: st.MemoryLimit,
+		},
+		PidsStats: container.PidsStats{Current: st.Pids, Limit: st.PidsLimit},
+	}
+	if out.MemoryStats.Limit == 0 {
+		out.MemoryStats.Limit = uint64(host.Memory)
+	}
+	for _, d := range st.PerCPU {
+		out.CPUStats.CPUUsage.PercpuUsage = append(out.CPUStats.CPUUsage.PercpuUsage, uint64(d))
+	}
+	for _, io := range st.IOBytes {
+		out.BlkioStats.IoServiceBytesRecursive = append(out.BlkioStats.IoServiceBytesRecursive, container.BlkioStatEntry{Major: io.Major, Minor: io.Minor, Op: io.Op, Value: io.Value})
+	}
+	for _, io := range st.IOOps {
+		out.BlkioStats.IoServicedRecursive = append(out.BlkioStats.IoServicedRecursive, container.BlkioStatEntry{Major: io.Major, Minor: io.Minor, Op: io.Op, Value: io.Value})
+	}
+	return out
+}
+
+// wireTop shows processes with the columns that are known.
+func wireTop(all []runtime.Process) container.TopResponse {
+	out := container.TopResponse{Titles: []string{"UID", "PID", "PPID", "STAT", "TIME", "CMD"}, Processes: [][]string{}}
+	for _, p := range all {
+		seconds := p.Ticks / ticksPerSecond
+		out.Processes = append(out.Processes, []string{
+			p.User, strconv.Itoa(p.Pid), strconv.Itoa(p.Parent), p.State,
+			fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60), p.Command,
+		})
+	}
+	return out
+}
+
+// ticksPerSecond is USER_HZ, which Linux shows to programs as 100 everywhere.
+const ticksPerSecond = 100
+
+// systemCPU is the time all CPUs have spent, idling too, in nanoseconds: the
+// first line of /proc/stat (proc_stat(5)), without the guests' time, which is
+// part of the users'.
+func systemCPU() uint64 {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 {
+		return 0
+	}
+	var ticks uint64
+	for _, f := range fields[1:9] {
+		n, _ := strconv.ParseUint(f, 10, 64)
+		ticks += n
+	}
+	return ticks * (1_000_000_000 / ticksPerSecond)
+}
