@@ -170,6 +170,10 @@ func (v *visitor) relative(err error) error {
 			return &os.PathError{Op: pe.Op, Path: rel, Err: pe.Err}
 		}
 	}
+	var le *os.LinkError
+	if errors.As(err, &le) {
+		return fmt.Errorf("%s: %w", le.Op, le.Err)
+	}
 	return err
 }
 

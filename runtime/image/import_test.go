@@ -181,6 +181,7 @@ func TestImportBadInput(t *testing.T) {
 		{"platform", bytes.NewReader(good), ImportOptions{Platform: "windows/amd64"}, "only images for linux"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStore(t)
 			_, err := s.Import(t.Context(), c.in, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {

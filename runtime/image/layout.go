@@ -42,7 +42,7 @@ func (a *archiveFile) images(ctx context.Context) ([]publication, error) {
 		return nil, classed(errdefs.ErrInvalidArgument, "the archive is empty")
 	}
 	return nil, classed(errdefs.ErrInvalidArgument,
-		"the archive has neither manifest.json nor index.json, so it holds no saved image; for a root file system use \"gantry image import\"")
+		"the archive has neither manifest.json nor index.json, so it holds no saved image or not all of one; for a root file system use \"gantry image import\"")
 }
 
 // ociImages makes the images of an OCI layout. Where its index gives no names,
@@ -149,6 +149,9 @@ func (a *archiveFile) storeDocuments(ctx context.Context) error {
 // makes its snapshots, and ties its parts together for the collection.
 func (a *archiveFile) finish(ctx context.Context, target ocispec.Descriptor) (*resolved, error) {
 	res, err := a.op.find(ctx, target)
+	if errdefs.IsNotFound(err) { // it is the archive that is wrong, not the question
+		return nil, classed(errdefs.ErrInvalidArgument, "%s", err)
+	}
 	if err != nil {
 		return nil, err
 	}

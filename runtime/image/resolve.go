@@ -126,10 +126,10 @@ func (w *walk) visit(desc ocispec.Descriptor, depth int) error {
 		return classed(errdefs.ErrInvalidArgument, "digest %q: %w", desc.Digest, err)
 	}
 	b, err := w.s.readBlob(w.ctx, desc)
-	if errdefs.IsNotFound(err) && depth > 0 {
+	if errdefs.IsNotFound(err) {
 		// An archive of one platform keeps the index of all.
 		if w.missing == nil {
-			w.missing = classed(errdefs.ErrInvalidArgument, "manifest %s is not in the archive", desc.Digest)
+			w.missing = classed(errdefs.ErrNotFound, "manifest %s is missing", desc.Digest)
 		}
 		return nil
 	}
@@ -205,7 +205,7 @@ func (w *walk) image(desc ocispec.Descriptor, b []byte) (*resolved, error) {
 	}
 	c, err := w.s.readBlob(w.ctx, r.manifest.Config)
 	if errdefs.IsNotFound(err) {
-		return nil, classed(errdefs.ErrNotFound, "configuration %s is not in the archive", r.manifest.Config.Digest)
+		return nil, classed(errdefs.ErrNotFound, "configuration %s is missing", r.manifest.Config.Digest)
 	}
 	if err != nil {
 		return nil, err

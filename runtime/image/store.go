@@ -82,9 +82,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	dir := filepath.Join(o.Root, "images")
-	if strings.ContainsAny(dir, ":,\\") {
+	if strings.Contains(dir, ":") {
 		return nil, classed(errdefs.ErrInvalidArgument,
-			"open images: %q cannot be the root directory: overlay mounts do not take ':', ',' or '\\' in paths", o.Root)
+			"open images: %q cannot be the root directory: overlay takes a ':' for the end of a path", o.Root)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
