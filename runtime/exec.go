@@ -139,7 +139,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, io *ExecStreams) erro
 func (e *Engine) runExec(ctx context.Context, c Container, x *exec, streams *ExecStreams) error {
 	cfg := x.snapshot().Config
 	p, err := spec.Exec(c.Config, spec.ExecConfig{
-		Args: cfg.Command, Env: cfg.Env, WorkingDir: cfg.WorkingDir, User: cfg.User,
+		ID: c.ID, Args: cfg.Command, Env: cfg.Env, WorkingDir: cfg.WorkingDir, User: cfg.User,
 		TTY: cfg.TTY, Privileged: cfg.Privileged, Width: cfg.Width, Height: cfg.Height,
 	}, e.host)
 	if err != nil {

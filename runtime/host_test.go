@@ -2,7 +2,7 @@ package runtime
 
 import (
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +20,7 @@ func TestReadHost(t *testing.T) {
 	if name, _ := os.Hostname(); h.Hostname != name {
 		t.Errorf("hostname %q, want %q", h.Hostname, name)
 	}
-	release, err := exec.Command("uname", "-r").Output()
+	release, err := osexec.Command("uname", "-r").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
