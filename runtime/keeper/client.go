@@ -36,6 +36,7 @@ type Client struct {
 	link    *link         // nil while no keeper is there
 	changed chan struct{} // closed and replaced when link changes
 	why     error         // why there is none
+	closing bool          // Shutdown is under way: its end is no accident
 	holds   map[string][]*os.File
 	kept    map[depositKey]kept
 }
@@ -120,7 +121,10 @@ func (c *Client) serve(l *link) {
 		err := l.receive(c.push)
 		c.setLink(nil, unavailable("the keeper has died"))
 		l.fail(err)
-		if c.ctx.Err() != nil {
+		c.mu.Lock()
+		asked := c.closing
+		c.mu.Unlock()
+		if asked || c.ctx.Err() != nil {
 			return
 		}
 		c.log.Warn("the keeper has died; starting another", "error", err)
@@ -594,17 +598,21 @@ func (c *Client) Goodbye(ctx context.Context) error {
 func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	c.mu.Lock()
 	l := c.link
+	c.closing = l != nil
 	c.mu.Unlock()
 	if l == nil {
 		return unavailable("no keeper to shut down")
 	}
 	m, files, err := l.call(ctx, VerbShutdown, ShutdownCall{force}, nil)
 	closeAll(files)
-	if err != nil && !errors.Is(err, errLinkLost) {
-		return err
+	if err == nil && m.Error != nil {
+		err = m.Error.Err()
 	}
-	if m.Error != nil {
-		return m.Error.Err()
+	if err != nil && !errors.Is(err, errLinkLost) {
+		c.mu.Lock()
+		c.closing = false
+		c.mu.Unlock()
+		return err
 	}
 	c.cancel()
 	pid, err := OpenPidfd(l.pid)

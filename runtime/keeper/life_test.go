@@ -1,0 +1,119 @@
+package keeper_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"gantry/runtime/keeper"
+)
+
+func TestLife(t *testing.T) {
+	h := newHouse(t)
+	b := h.bundle("life", "sh", "-c", "echo out; echo err >&2; exit 7")
+	st, err := h.client.Create(ctx(t), b)
+	h.must(err)
+	if st.State != keeper.StateCreated || st.Pid == 0 {
+		t.Fatalf("after create: %+v", st)
+	}
+	again, err := h.client.Create(ctx(t), b)
+	h.must(err)
+	if again.Pid != st.Pid {
+		t.Errorf("a second create made process %d beside %d", again.Pid, st.Pid)
+	}
+	st, err = h.client.Start(ctx(t), "life")
+	h.must(err)
+	if st.StartedAt.IsZero() {
+		t.Errorf("after start: %+v", st)
+	}
+	if _, err := h.client.Start(ctx(t), "life"); err != nil && !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("second start: %v", err)
+	}
+	x, err := h.client.Wait(ctx(t), "life")
+	h.must(err)
+	if x.Code != 7 || !x.Known || x.OOM {
+		t.Errorf("exit: %+v", x)
+	}
+	e := h.waitEvent("exit", func(e keeper.Event) bool { return e.Kind == keeper.Exited && e.ID == "life" })
+	if e.Exit == nil || e.Exit.Code != 7 {
+		t.Errorf("event: %+v", e)
+	}
+	log := h.logText("life")
+	if !strings.Contains(log, `"log":"out\n","stream":"stdout"`) || !strings.Contains(log, `"log":"err\n","stream":"stderr"`) {
+		t.Errorf("log: %s", log)
+	}
+	list, err := h.client.List(ctx(t))
+	h.must(err)
+	if len(list) != 1 || list[0].State != keeper.StateStopped || list[0].Exit.Code != 7 {
+		t.Errorf("list: %+v", list)
+	}
+	h.must(h.client.Delete(ctx(t), "life"))
+	h.must(h.client.Delete(ctx(t), "life"))
+	if _, err := h.client.Wait(ctx(t), "life"); !errdefs.IsNotFound(err) {
+		t.Errorf("wait for a deleted container: %v", err)
+	}
+	// The same id once more: a restart.
+	if x, _ := h.runToEnd(b); x.Code != 7 {
+		t.Errorf("second run: %+v", x)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	h := newHouse(t)
+	h.start(h.bundle("sleeper", "sleep", "1000"))
+	h.must(h.client.Signal(ctx(t), "sleeper", "", unix.SIGKILL))
+	x, err := h.client.Wait(ctx(t), "sleeper")
+	h.must(err)
+	if x.Code != 137 || x.Signal != unix.SIGKILL || !x.Known {
+		t.Errorf("killed: %+v", x)
+	}
+	if err := h.client.Signal(ctx(t), "sleeper", "", unix.SIGTERM); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("signal to the dead: %v", err)
+	}
+	if x, _ := h.runToEnd(h.bundle("true", "true")); x.Code != 0 {
+		t.Errorf("true: %+v", x)
+	}
+	if x, _ := h.runToEnd(h.bundle("trap", "sh", "-c", `trap "exit 3" TERM; kill -TERM $$; sleep 5`)); x.Code != 3 {
+		t.Errorf("trap: %+v", x)
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	h := newHouse(t)
+	for _, c := range []struct {
+		name  string
+		spoil func(*keeper.Bundle)
+		code  int
+		is    func(error) bool
+		says  string
+	}{
+		{"missing", func(b *keeper.Bundle) { b.Spec.Process.Args = []string{"nothing-here"} }, 127, errdefs.IsNotFound, "nothing-here"},
+		{"missing-path", func(b *keeper.Bundle) { b.Spec.Process.Args = []string{"/no/such"} }, 127, errdefs.IsNotFound, "/no/such"},
+		{"not-executable", func(b *keeper.Bundle) { b.Spec.Process.Args = []string{"/bin/plain"} }, 126, errdefs.IsInvalidArgument, "/bin/plain"},
+		{"directory", func(b *keeper.Bundle) { b.Spec.Process.Args = []string{"/etc"} }, 126, errdefs.IsInvalidArgument, "/etc"},
+		{"cwd", func(b *keeper.Bundle) { b.Spec.Process.Cwd = "/etc/passwd" }, 126, errdefs.IsInvalidArgument, "/etc/passwd"},
+		{"user", func(b *keeper.Bundle) { b.Spec.Process.User.Username = "nobody-knows" }, 126, errdefs.IsInvalidArgument, "nobody-knows"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := h.bundle("bad-"+c.name, "true")
+			c.spoil(&b)
+			_, err := h.client.Run(ctx(t), b)
+			var s *keeper.StartError
+			if !errors.As(err, &s) || s.Code != c.code || !c.is(err) {
+				t.Fatalf("error %v (%+v)", err, s)
+			}
+			if !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("says %q", err)
+			}
+			t.Log(err)
+			list, err := h.client.List(ctx(t))
+			h.must(err)
+			if len(list) != 0 {
+				t.Errorf("left: %+v", list)
+			}
+		})
+	}
+}
