@@ -186,7 +186,7 @@ func (s *story) happen(verb string, c *Container, arg string) {
 		c.OneOff = true
 	case "copy":
 		twin := *c
-		twin.ID, twin.Name, twin.Created = c.ID+"bis", c.ID+"_"+c.Name, s.w.clock
+		twin.ID, twin.Name, twin.Created = "twin-"+c.Name, "twin_"+c.Name, s.w.clock
 		s.w.containers[twin.ID] = &twin
 	}
 }

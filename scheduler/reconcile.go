@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -174,7 +175,7 @@ func (p *planner) note(format string, args ...any) {
 }
 
 // chooseServices settles which services are planned for: those in scope, and
-// those a changed network takes down anyway.
+// those a changed network takes down anyway, with who shares their namespaces.
 func (p *planner) chooseServices() error {
 	remade := map[string]bool{}
 	for _, name := range p.graph.Order() {
@@ -185,10 +186,16 @@ func (p *planner) chooseServices() error {
 		}
 		if _, ok := p.want.Services[name]; ok && p.want.inScope(name) {
 			for _, key := range p.networkKeys(p.p.Services[name]) {
-				remade[key] = remade[key] || p.networkChanged(key)
+				remade[key] = p.networkChanged(key)
 			}
 		}
 	}
+	for _, key := range slices.Sorted(maps.Keys(remade)) {
+		if remade[key] {
+			remade[key] = !p.keepNetwork(key)
+		}
+	}
+	taken := map[string]bool{}
 	for _, name := range p.graph.Order() {
 		w, ok := p.want.Services[name]
 		if !ok {
@@ -196,12 +203,13 @@ func (p *planner) chooseServices() error {
 		}
 		conf := p.p.Services[name]
 		conf.Name = name
-		keys := p.networkKeys(conf)
-		if !p.want.inScope(name) && !slices.ContainsFunc(keys, func(k string) bool { return remade[k] }) {
+		taken[name] = slices.ContainsFunc(p.networkKeys(conf), func(k string) bool { return remade[k] }) ||
+			slices.ContainsFunc(joinTargets(&conf), func(t string) bool { return taken[t] })
+		if !p.want.inScope(name) && !taken[name] {
 			continue
 		}
-		s := &service{name: name, conf: &conf, want: w, image: compose.ImageName(p.p, conf), hash: compose.HashIn(p.p, conf)}
-		s.uses = p.usesLabel(conf)
+		s := &service{name: name, conf: &conf, want: w, image: compose.ImageName(p.p, conf),
+			hash: compose.HashIn(p.p, conf), uses: p.usesLabel(conf)}
 		if s.id = p.want.Images[s.image]; s.id == "" {
 			s.id = p.have.Images[s.image]
 		}

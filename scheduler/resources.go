@@ -104,11 +104,6 @@ func (p *planner) planNetworks() error {
 				p.networks[key] = 0
 				continue
 			}
-			if who := p.keepsAway(func(c Container) bool { return slices.Contains(c.Networks, name) }); who != "" {
-				p.note("network %s has changed and stays as it is: %s must not be replaced", name, who)
-				p.networks[key] = 0
-				continue
-			}
 			if why = p.networkReason(key); why == "" {
 				why = "its definition has changed"
 			}
@@ -139,20 +134,24 @@ func (p *planner) used(keys func(*service) []string) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// keepsAway names the first container touched by a change whose service must
-// not have its containers replaced.
-func (p *planner) keepsAway(touched func(Container) bool) string {
-	for _, s := range p.order {
-		if p.want.policy(s.name) != Never {
+// keepNetwork reports whether a changed network must stay because a container
+// on it must not be replaced. From then on it counts as it is, or whatever else
+// is on it would be replaced again and again.
+func (p *planner) keepNetwork(key string) bool {
+	is, _ := p.network(NetworkName(p.p, key))
+	for _, name := range p.p.ServiceNames() {
+		if _, ok := p.want.Services[name]; !ok || p.want.policy(name) != Never {
 			continue
 		}
-		for _, c := range p.containers[s.name] {
-			if touched(c) {
-				return c.Name
+		for _, c := range p.containers[name] {
+			if slices.Contains(c.Networks, is.Name) {
+				p.note("network %s has changed and stays as it is: %s must not be replaced", is.Name, c.Name)
+				p.networkHash[key] = is.Hash
+				return true
 			}
 		}
 	}
-	return ""
+	return false
 }
 
 // clearNetwork stops all that is on a network and removes it. The containers

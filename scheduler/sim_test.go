@@ -469,6 +469,14 @@ func (w *sim) check(s AwaitSpec, number int) error {
 		if c.Project != s.Project || c.Service != s.Service || c.Number != number || c.OneOff {
 			continue
 		}
+		// What takes its time has had it by now.
+		if c.Status == Running && w.behave[c.Service] == "check" {
+			c.Health = Healthy
+		}
+		if c.Status == Running && w.behave[c.Service] == "exit 0" {
+			w.clock = w.clock.Add(time.Millisecond)
+			w.exit(c, 0)
+		}
 		ok := map[Condition]bool{IsStarted: !c.StartedAt.IsZero(), IsHealthy: c.Status == Running && c.Health == Healthy,
 			IsReady: c.ready(), IsCompleted: c.completed()}[s.Condition]
 		if !ok {
