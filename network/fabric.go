@@ -94,9 +94,8 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 			return nil, fmt.Errorf("open network: address pool %s is no IPv4 prefix of at least /29: %w", p, errdefs.ErrInvalidArgument)
 		}
 	}
-	sum := sha256.Sum256([]byte(o.Instance))
 	f := &Fabric{
-		root: o.Root, run: o.Run, tag: hex.EncodeToString(sum[:])[:5], log: o.Log,
+		root: o.Root, run: o.Run, tag: tagOf(o.Instance), log: o.Log,
 		sockets: o.Sockets, pools: o.Pools,
 		names: newNames(),
 		lans:  map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{},
@@ -130,6 +129,13 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 	f.dns = newDNS(dnsOptions{Log: f.log, Names: f.names})
 	f.proxy = newProxy(f.log, f.pick)
 	return f, nil
+}
+
+// tagOf is the instance in the names of links and tables: five digits, so that
+// a link's name leaves seven of its fifteen for itself.
+func tagOf(instance string) string {
+	sum := sha256.Sum256([]byte(instance))
+	return hex.EncodeToString(sum[:])[:5]
 }
 
 // Close stops serving names and proxied ports. Everything in the kernel stays

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 )
 
@@ -54,7 +55,7 @@ func guardTable() *nftables.Table {
 }
 
 func guardSet(id uint32) *nftables.Set {
-	return &nftables.Set{Table: guardTable(), ID: id, Name: "instances", KeyType: nftables.TypeIFName}
+	return &nftables.Set{Table: guardTable(), ID: id, Name: "instances", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 }
 
 // fromPrefix matches links by the beginning of their name.

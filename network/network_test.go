@@ -358,3 +358,12 @@ func (m *memSockets) close() {
 		m.Drop(name)
 	}
 }
+
+// sh runs a script in the thread's network namespace.
+func sh(script string) error {
+	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return nil
+}

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // proxy carries what reaches a holder's socket to a backend, in user space.
@@ -114,7 +116,7 @@ func (x *proxy) carry(ctx context.Context, c *net.TCPConn, p *published) {
 // answers find their way back.
 func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UDPConn, p *published) {
 	var mu sync.Mutex
-	flows := map[netip.AddrPort]*net.UDPConn{}
+	flows := map[udpFlow]*net.UDPConn{}
 	defer context.AfterFunc(ctx, func() {
 		mu.Lock()
 		defer mu.Unlock()
@@ -122,9 +124,17 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 			c.Close()
 		}
 	})()
-	buf := make([]byte, 64<<10)
+	// Answers must leave from the address the client called, which on a socket
+	// for every address only the ancillary data tell.
+	if raw, err := in.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+		})
+	}
+	buf, oob := make([]byte, 64<<10), make([]byte, 128)
 	for {
-		n, from, err := in.ReadFromUDPAddrPort(buf)
+		n, o, _, client, err := in.ReadMsgUDPAddrPort(buf, oob)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 				mu.Lock()
@@ -136,6 +146,7 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 			}
 			continue // an ICMP error of somebody's earlier answer
 		}
+		from := udpFlow{client, calledAt(oob[:o])}
 		mu.Lock()
 		c, room := flows[from], len(flows) < proxyFlows
 		mu.Unlock()
@@ -156,7 +167,7 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 					_ = c.SetReadDeadline(time.Now().Add(proxyIdle))
 					n, err := c.Read(back)
 					if err == nil {
-						_, err = in.WriteToUDPAddrPort(back[:n], from)
+						_, _, err = in.WriteMsgUDPAddrPort(back[:n], from.source(), from.client)
 					}
 					if err != nil {
 						break
@@ -170,4 +181,38 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 		}
 		_, _ = c.Write(buf[:n])
 	}
+}
+
+// udpFlow is a client and the address it calls.
+type udpFlow struct {
+	client netip.AddrPort
+	called netip.Addr
+}
+
+// calledAt reads the destination from the ancillary data of a datagram.
+func calledAt(oob []byte) (a netip.Addr) {
+	all, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return a
+	}
+	for _, m := range all {
+		switch {
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= 12:
+			a, _ = netip.AddrFromSlice(m.Data[8:12]) // in_pktinfo: ifindex, spec_dst, addr
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= 16:
+			a, _ = netip.AddrFromSlice(m.Data[:16]) // in6_pktinfo: addr, ifindex
+		}
+	}
+	return a
+}
+
+// source is the ancillary data that makes an answer leave from there.
+func (u udpFlow) source() []byte {
+	switch {
+	case u.called.Is4():
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: u.called.As4()})
+	case u.called.Is6():
+		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: u.called.As16()})
+	}
+	return nil
 }

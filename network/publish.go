@@ -25,8 +25,8 @@ import (
 //
 // Besides, every published port is held by a listening socket. It makes a
 // clash with another program an error instead of a surprise, and serves those
-// whom the kernel does not translate: clients that come by IPv6, and clients
-// while no backend runs, whose connection is refused.
+// whom the kernel does not translate: clients that come by IPv6, a backend that
+// calls itself, and clients while no backend runs, whose connection is refused.
 
 // group is sandboxes and the ports published for them. Guarded by Fabric.mu.
 type group struct {
@@ -42,6 +42,7 @@ type published struct {
 	asked   Port   // guarded by Fabric.mu
 	port    uint16 // on the host
 	holders []*holder
+	leads   []netip.Addr // backends in the table; guarded by Fabric.mu
 }
 
 func (p *published) proto() byte {
@@ -134,7 +135,10 @@ func (f *Fabric) balance(name string) bool {
 	g.backends = nil
 	for _, e := range ready {
 		g.backends = append(g.backends, e.addr)
-		if len(g.ports) > 0 && !e.lan.local {
+		if len(g.ports) == 0 {
+			continue
+		}
+		if !e.lan.local {
 			e.lan.local = true
 			f.localnet = append(f.localnet, e.lan.Bridge)
 		}
@@ -154,17 +158,25 @@ func (f *Fabric) lead(p *published, backends []netip.Addr) {
 	if ip.Is6() {
 		return // served by the proxy
 	}
-	set, key := mapPorts, func(slot int) string { return slotKey(p.proto(), p.port, slot) }
+	set, at := mapSlots, netip.Addr{}
 	if ip.IsValid() && !ip.IsUnspecified() {
-		set, key = mapPortsAt, func(slot int) string { return slotAtKey(ip, p.proto(), p.port, slot) }
+		set, at = mapSlotsAt, ip
 	}
 	for slot := range slots {
+		key := slotKey(at, p.proto(), p.port, slot)
 		if len(backends) == 0 {
-			f.table.del(set, key(slot))
+			f.table.del(set, key)
 		} else {
-			f.table.put(set, key(slot), target(backends[slot%len(backends)], p.asked.Port))
+			f.table.put(set, key, target(backends[slot%len(backends)], p.asked.Port))
 		}
 	}
+	for _, a := range p.leads {
+		f.table.del(setOwn, portKey(a, p.proto(), p.port))
+	}
+	for _, a := range backends {
+		f.table.put(setOwn, portKey(a, p.proto(), p.port), "")
+	}
+	p.leads = slices.Clone(backends)
 	if p.proto() == unix.IPPROTO_UDP {
 		f.stale = append(f.stale, flow{ip, p.port, slices.Clone(backends)})
 	}
@@ -172,20 +184,27 @@ func (f *Fabric) lead(p *published, backends []netip.Addr) {
 
 // admitPort opens the gate before the maps, which is the port's number alone.
 func (f *Fabric) admitPort(p *published) {
-	f.table.put(setPublished, portKey(p.proto(), p.port), "")
+	f.table.put(setPublished, portKey(netip.Addr{}, p.proto(), p.port), "")
 }
 
 // expelPort closes it, unless the port is published on another address too.
 func (f *Fabric) expelPort(p *published) {
 	f.lead(p, nil)
+	shared := false
 	for _, g := range f.groups {
 		for _, o := range g.ports {
 			if o != p && o.port == p.port && o.proto() == p.proto() {
-				return
+				shared = true
+				for _, a := range o.leads {
+					f.table.put(setOwn, portKey(a, o.proto(), o.port), "")
+				}
 			}
 		}
 	}
-	f.table.del(setPublished, portKey(p.proto(), p.port))
+	if shared {
+		return
+	}
+	f.table.del(setPublished, portKey(netip.Addr{}, p.proto(), p.port))
 }
 
 // rebalanced commits what balance changed. The caller does not hold mu.
@@ -272,7 +291,8 @@ func (f *Fabric) Publish(ctx context.Context, name string, ports []Port) ([]Bind
 		for i, w := range want {
 			j := slices.IndexFunc(old, func(o *published) bool { return same(o, w) })
 			if now[i] == nil && j >= 0 {
-				now[i], old = old[j], slices.Delete(old, j, j+1)
+				now[i] = old[j]
+				old = slices.Delete(old, j, j+1)
 				each(now[i], w)
 			}
 		}

@@ -36,6 +36,7 @@ func (f *Fabric) Recover(ctx context.Context, live []Sandbox) error {
 }
 
 func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
+	defer f.dns.pause()() // no query is answered while only some of the names are known
 	unlock, err := machineLock()
 	if err != nil {
 		return err
@@ -81,7 +82,22 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	f.table.pause(false)
 	failed = errors.Join(failed, f.rebalanced(ctx))
 	f.serveAll()
-	return errors.Join(failed, f.sweepLinks())
+	bridges, ends, err := f.orphans()
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	// Deleting links waits for packets under way, some 30 ms; nobody needs to
+	// wait for that.
+	f.tasks.Go(func() {
+		err := deleteLinks(ends)
+		for _, name := range bridges {
+			err = errors.Join(err, deleteLink(name))
+		}
+		if err != nil {
+			f.log.Warn("links that nobody owns are left", "error", err)
+		}
+	})
+	return failed
 }
 
 // recoverBridges finds the bridges there are, makes those that live sandboxes
@@ -326,42 +342,41 @@ func (f *Fabric) sweepNamespaces(keep map[string]bool) error {
 	return failed
 }
 
-// sweepLinks deletes this instance's bridges that belong to no network, and
-// host ends whose other end is in no sandbox, those in one call.
-func (f *Fabric) sweepLinks() error {
+// orphans finds this instance's bridges that belong to no network, and host
+// ends whose other end is in no sandbox.
+func (f *Fabric) orphans() (bridges []string, ends []int, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	f.mu.Lock()
-	bridges, owned := map[string]bool{}, map[int]bool{}
-	for _, l := range f.lans {
-		bridges[l.Bridge] = true
-	}
+	var lans []string
 	var paths []string
+	f.mu.Lock()
+	for _, l := range f.lans {
+		lans = append(lans, l.Bridge)
+	}
 	for id := range f.sandboxes {
 		paths = append(paths, f.path(id))
 	}
 	f.mu.Unlock()
-	var orphans []int
+	owned := map[int]bool{}
 	for _, p := range paths {
 		found, err := readNamespace(p)
 		if err != nil {
-			return err // whose links are orphans cannot be told
+			return nil, nil, err // whose links are orphans cannot be told
 		}
 		for _, x := range found {
 			owned[x.peer] = true
 		}
 	}
-	var failed error
 	for _, l := range links {
 		name, index := l.Attrs().Name, l.Attrs().Index
 		switch {
-		case strings.HasPrefix(name, bridgePrefix+f.tag) && !bridges[name]:
-			failed = errors.Join(failed, deleteLink(name))
+		case strings.HasPrefix(name, bridgePrefix+f.tag) && !slices.Contains(lans, name):
+			bridges = append(bridges, name)
 		case strings.HasPrefix(name, vethPrefix+f.tag) && !owned[index]:
-			orphans = append(orphans, index)
+			ends = append(ends, index)
 		}
 	}
-	return errors.Join(failed, deleteLinks(orphans))
+	return bridges, ends, nil
 }

@@ -18,8 +18,8 @@ import (
 //	  set masked    { type ifname }                 those that leave under the host's address
 //	  set within    { type ifname . ifname }        each bridge with itself
 //	  set published { type inet_proto . inet_service }
-//	  map ports     { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
-//	  map ports_at  { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//	  map slots     { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//	  map slots_at  { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //
 //	  chain raw { type filter hook prerouting priority raw
 //	    iifname != "lo" ip daddr 127.0.0.0/8 drop      # nobody outside owns loopback (CVE-2020-8558)
@@ -30,8 +30,9 @@ import (
 //	  }
 //	  chain output     { type nat hook output priority dstnat … the same }
 //	  chain publish {
-//	    dnat to ip daddr . meta l4proto . th dport . numgen inc mod 64 map @ports_at
-//	    dnat to meta l4proto . th dport . numgen inc mod 64 map @ports
+//	    ip saddr . meta l4proto . th dport @own return
+//	    dnat to ip daddr . meta l4proto . th dport . numgen inc mod 64 map @slots_at
+//	    dnat to meta l4proto . th dport . numgen inc mod 64 map @slots
 //	  }
 //	  chain forward { type filter hook forward priority filter
 //	    iifname . oifname @within accept               # bridge-nf-call-iptables brings these here
@@ -44,11 +45,18 @@ import (
 //	  }
 //	  chain postrouting { type nat hook postrouting priority srcnat
 //	    oifname @bridges ip saddr 127.0.0.0/8 masquerade
-//	    iifname . oifname @within ct status dnat masquerade   # a sandbox calls its own published port
+//	    iifname . oifname @within ct status dnat masquerade   # routed back into the bridge it came from
 //	    oifname @bridges return
 //	    iifname @masked masquerade
 //	  }
 //	}
+//
+// A backend that calls its own published port gets no translation: the turn
+// may lead to itself, and with bridge-nf-call-iptables such a packet is
+// bridged, not routed, and a bridge sends nothing back by the port it came
+// from. It reaches the holder's socket and so the proxy. A call to another
+// sandbox of the same bridge arrives under the caller's address where that
+// setting is on, and under the bridge's where it is off.
 //
 // Base chains accept by policy and drop by rule: a batch that replaces the
 // table registers its new hooks before its rules take effect, and a policy of
@@ -59,8 +67,9 @@ const (
 	setMasked    = "masked"
 	setWithin    = "within"
 	setPublished = "published"
-	mapPorts     = "ports"
-	mapPortsAt   = "ports_at"
+	setOwn       = "own"
+	mapSlots     = "slots"
+	mapSlotsAt   = "slots_at"
 )
 
 // sets gives the table's sets and maps, with ids by which rules of the same
@@ -69,16 +78,18 @@ func sets(t *nftables.Table) []*nftables.Set {
 	port := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	slot := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
 	slotAt := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
+	portAt := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	to := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	pair := nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName)
 	return []*nftables.Set{
-		{Table: t, ID: 1, Name: setBridges, KeyType: nftables.TypeIFName},
-		{Table: t, ID: 2, Name: setInternal, KeyType: nftables.TypeIFName},
-		{Table: t, ID: 3, Name: setMasked, KeyType: nftables.TypeIFName},
+		{Table: t, ID: 1, Name: setBridges, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
+		{Table: t, ID: 2, Name: setInternal, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
+		{Table: t, ID: 3, Name: setMasked, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		{Table: t, ID: 4, Name: setWithin, KeyType: pair, Concatenation: true},
 		{Table: t, ID: 5, Name: setPublished, KeyType: port, Concatenation: true},
-		{Table: t, ID: 6, Name: mapPorts, KeyType: slot, DataType: to, Concatenation: true, IsMap: true},
-		{Table: t, ID: 7, Name: mapPortsAt, KeyType: slotAt, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 6, Name: setOwn, KeyType: portAt, Concatenation: true},
+		{Table: t, ID: 7, Name: mapSlots, KeyType: slot, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 8, Name: mapSlotsAt, KeyType: slotAt, DataType: to, Concatenation: true, IsMap: true},
 	}
 }
 
@@ -91,24 +102,22 @@ func ifnameKey(name string) string {
 	return string(b[:])
 }
 
-func portKey(proto byte, port uint16) string {
-	return string([]byte{proto, 0, 0, 0, byte(port >> 8), byte(port), 0, 0})
+// at is the key's address, for maps of ports on one address; the zero address
+// is for the others and adds nothing.
+func portKey(at netip.Addr, proto byte, port uint16) string {
+	return addrKey(at) + string([]byte{proto, 0, 0, 0, byte(port >> 8), byte(port), 0, 0})
 }
 
 // slotKey ends in the slot as a number in the machine's byte order, as numgen
 // leaves it in its register.
-func slotKey(proto byte, port uint16, slot int) string {
-	return portKey(proto, port) + string(binaryutil.NativeEndian.PutUint32(uint32(slot)))
+func slotKey(at netip.Addr, proto byte, port uint16, slot int) string {
+	return portKey(at, proto, port) + string(binaryutil.NativeEndian.PutUint32(uint32(slot)))
 }
 
-func slotAtKey(host netip.Addr, proto byte, port uint16, slot int) string {
-	a := host.As4()
-	return string(a[:]) + slotKey(proto, port, slot)
-}
+func addrKey(a netip.Addr) string { return string(a.AsSlice()) }
 
-func target(addr netip.Addr, port uint16) string {
-	a := addr.As4()
-	return string(a[:]) + string([]byte{byte(port >> 8), byte(port), 0, 0})
+func target(a netip.Addr, port uint16) string {
+	return addrKey(a) + string([]byte{byte(port >> 8), byte(port), 0, 0})
 }
 
 // Registers of four bytes; NFT_REG_1 covers the first four of them.
@@ -185,14 +194,20 @@ func protoPort(proto, port uint32) []expr.Any {
 	}
 }
 
-// dnat looks a slot up, with the key beginning at register key and its last
-// field, the slot, at register slot.
-func dnat(maps string, key, slot uint32) []expr.Any {
+// dnat translates by a map whose key begins at register key and ends in the
+// slot at register slot.
+func dnat(slotMap string, key, slot uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Numgen{Register: slot, Modulus: slots, Type: unix.NFT_NG_INCREMENTAL},
-		&expr.Lookup{SourceRegister: key, DestRegister: r8, IsDestRegSet: true, SetName: maps},
+		&expr.Lookup{SourceRegister: key, DestRegister: r8, IsDestRegSet: true, SetName: slotMap},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: r8, RegProtoMin: r9},
 	}
+}
+
+// ipField loads an address of the IP header: 12 is the source, 16 the
+// destination.
+func ipField(offset, reg uint32) []expr.Any {
+	return one(&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4})
 }
 
 // addTable puts the whole static part of the table into a batch.
@@ -215,10 +230,9 @@ func addTable(c *nftables.Conn, t *nftables.Table) {
 	rule(raw, notLoopback(), of127(12), drop)
 
 	publish := c.AddChain(&nftables.Chain{Name: "publish", Table: t})
-	rule(publish,
-		one(&expr.Payload{DestRegister: r0, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}),
-		protoPort(r1, r2), dnat(mapPortsAt, r0, r3))
-	rule(publish, protoPort(r0, r1), dnat(mapPorts, r0, r2))
+	rule(publish, ipField(12, r0), protoPort(r1, r2), in(setOwn, r0), verdict(expr.VerdictReturn))
+	rule(publish, ipField(16, r0), protoPort(r1, r2), dnat(mapSlotsAt, r0, r3))
+	rule(publish, protoPort(r0, r1), dnat(mapSlots, r0, r2))
 
 	local := []expr.Any{
 		&expr.Fib{Register: r0, ResultADDRTYPE: true, FlagDADDR: true},

@@ -378,10 +378,13 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 		return err
 	}
 	defer out.close()
+	var hosts []string
 	for _, e := range add {
-		if err := f.pair(ctx, e, int(ns.Fd()), out); err != nil {
+		host, err := f.pair(ctx, e, int(ns.Fd()), out)
+		if err != nil {
 			return fmt.Errorf("network %s: %w", e.lan.Name, err)
 		}
+		hosts = append(hosts, host)
 	}
 	var reqs []*nl.NetlinkRequest
 	for _, e := range add {
@@ -394,12 +397,25 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 	if _, err := in.do(reqs...); err != nil {
 		return fmt.Errorf("set addresses: %w", err)
 	}
+	// The kernel acts on "the other end is up" in a work queue, some
+	// milliseconds later: until then a link sends nothing and a bridge does
+	// not use its port, the first packet is lost, and its sender tries again
+	// after a whole second. Asking for a link runs that work at once
+	// (linkwatch_sync_dev in rtnl_getlink).
+	for i, e := range add {
+		_, err1 := in.index(e.link)
+		_, err2 := out.index(hosts[i])
+		_, err3 := out.index(e.lan.Bridge)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// pair makes one veth pair. The kernel's answer tells a lost bridge and a name
+// pair makes one veth pair and returns the name of its end on the host. The kernel's answer tells a lost bridge and a name
 // that is taken from other failures.
-func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) error {
+func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) (string, error) {
 	for try := 0; ; try++ {
 		v := veth{
 			Host:   fmt.Sprintf(vethPrefix+"%s%07x", f.tag, rand.Uint32()>>4),
@@ -408,20 +424,20 @@ func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) error {
 		_, err := out.do(v.request())
 		switch {
 		case err == nil:
-			return nil
+			return v.Host, nil
 		case errors.Is(err, unix.EXFULL):
-			return fmt.Errorf("its bridge takes no more ports: %w", errdefs.ErrFailedPrecondition)
+			return "", fmt.Errorf("its bridge takes no more ports: %w", errdefs.ErrFailedPrecondition)
 		case try < 3 && errors.Is(err, unix.EEXIST):
 			if _, err := out.index(v.Host); err != nil {
-				return fmt.Errorf("interface %s exists in the sandbox: %w", e.link, errdefs.ErrAlreadyExists)
+				return "", fmt.Errorf("interface %s exists in the sandbox: %w", e.link, errdefs.ErrAlreadyExists)
 			}
 		case try < 3 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)):
 			f.lost(e.lan)
 			if err := f.ensureUp(ctx, e.lan); err != nil {
-				return err
+				return "", err
 			}
 		default:
-			return fmt.Errorf("make link %s: %w", e.link, err)
+			return "", fmt.Errorf("make link %s: %w", e.link, err)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func TestLoopbackOfTheMachineCannotBeReachedFromElsewhere(t *testing.T) {
 			if err := writeSysctl("net/ipv4/conf/all/route_localnet", "1"); err != nil {
 				return err
 			}
-			return runIP("ip addr del 127.0.0.1/8 dev lo; ip route del table local 127.0.0.0/8 2>/dev/null; ip route add 127.0.0.1 via " + gateway)
+			return sh("ip addr del 127.0.0.1/8 dev lo; ip route del table local 127.0.0.0/8 2>/dev/null; ip route add 127.0.0.1 via " + gateway)
 		}))
 		w.blocked(path, "tcp4", "127.0.0.1:9999")
 		w.blocked(path, "tcp4", "127.0.0.1:8088")
