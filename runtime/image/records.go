@@ -91,6 +91,8 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
+	s.editing.Lock()
+	defer s.editing.Unlock()
 	ctx = s.context(ctx)
 	m, err := s.lookup(ctx, ref)
 	if err != nil {
@@ -118,7 +120,10 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 //     force; one with running containers stays.
 //
 // The refusals have the class ErrFailedPrecondition and name the container.
+// InUse is called with the store's records held: it must not tag or remove.
 func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Removed, error) {
+	s.editing.Lock()
+	defer s.editing.Unlock()
 	ctx = s.context(ctx)
 	m, err := s.lookup(ctx, ref)
 	if err != nil {

@@ -68,6 +68,10 @@ type Store struct {
 	records  atomic.Pointer[recordSet]
 	resolved sync.Map // target digest → *resolved; immutable content, so never stale
 
+	// editing is held by who reads the records to decide what to write: of two
+	// removals of an image's last two names, one must see itself as the last.
+	editing sync.Mutex
+
 	unpacking keyed // by name of the top snapshot
 	views     viewTable
 
