@@ -32,6 +32,17 @@ func open(t testing.TB, root string) *Store {
 	return s
 }
 
+// memory is a directory that costs no disk: crash tests do thousands of fsyncs.
+func memory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "gantry-volume-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func create(t testing.TB, s *Store, v Volume) Volume {
 	t.Helper()
 	v, err := s.Create(ctx, v)
@@ -207,7 +218,7 @@ func TestSources(t *testing.T) {
 }
 
 func TestRemove(t *testing.T) {
-	root, outside := t.TempDir(), t.TempDir()
+	root, outside := memory(t), t.TempDir()
 	write(t, "precious", outside, "file")
 	s := open(t, root)
 	v := create(t, s, Volume{Name: "v"})
@@ -526,7 +537,7 @@ func dieAt(t *testing.T, root string, n int, do func(*Store)) (died bool, step s
 func TestCrashAtEveryStep(t *testing.T) {
 	content := map[string]string{"a": "1", "b": "2", "d/c": "3"}
 	whole := "a=1 b=2 d/ d/c=3"
-	device := t.TempDir()
+	device := memory(t)
 	for name, c := range map[string]struct {
 		options map[string]string
 		prepare func(*Store)
@@ -553,7 +564,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			steps := 0
 			for n := 0; ; n++ {
 				for m := 0; ; m++ { // then at the m-th step of the next daemon
-					root := t.TempDir()
+					root := memory(t)
 					first := open(t, root)
 					c.prepare(first)
 					first.Close()
@@ -600,7 +611,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 					}
 				}
 				steps = n
-				root := t.TempDir()
+				root := memory(t)
 				first := open(t, root)
 				c.prepare(first)
 				first.Close()
