@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -152,10 +153,24 @@ func (c *Client) serve(l *link) {
 }
 
 // establish dials a keeper, starting one if need be, and gives it what this
-// side holds.
-func (c *Client) establish(ctx context.Context, resume bool) (_ *link, err error) {
+// side holds. A connection may turn out to lead to a keeper that is just dying.
+func (c *Client) establish(ctx context.Context, resume bool) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.HandshakeTimeout)
 	defer cancel()
+	for try := 0; ; try++ {
+		l, err := c.handshake(ctx, resume)
+		if err == nil || try == 3 || ctx.Err() != nil || !broken(err) {
+			return l, err
+		}
+	}
+}
+
+// broken says whether err is a connection's end, rather than an answer.
+func broken(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (c *Client) handshake(ctx context.Context, resume bool) (_ *link, err error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err

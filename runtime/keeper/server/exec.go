@@ -127,6 +127,15 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			p.ConsoleWidth, p.ConsoleHeight = q.Width, q.Height
 		}
 	} else {
+		for _, f := range stdio {
+			if f == nil {
+				continue
+			}
+			// Go makes its pipes non-blocking; programs do not expect that.
+			if err := setBlocking(f); err != nil {
+				return nil, err
+			}
+		}
 		if stdio[0] != nil {
 			p.Stdin = stdio[0]
 		}
@@ -228,4 +237,16 @@ func (e *execution) resize(w, h uint16) error {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Errorf("exec %s has no terminal", e.id))
 	}
 	return setSize(e.master, w, h)
+}
+
+func setBlocking(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = unix.SetNonblock(int(fd), false) }); err != nil {
+		return err
+	}
+	return inner
 }

@@ -1,11 +1,13 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -85,10 +87,11 @@ func (c *container) finish(exit keeper.Exit) {
 	c.s.tell(keeper.Event{Kind: keeper.Exited, ID: c.id, Exit: &exit})
 }
 
-// reap collects the exit of a process that its pidfd says has ended. If it is
-// a child of ours, we are its reaper; if not, the kernel remembers the status
-// for those whose pidfd was open in time (Linux 6.15), once its parent has
-// reaped it. Whoever that is does so at once or never.
+// reap collects the exit of a process that has ended, of which there is only a
+// pidfd. If it is a child of ours, we reap it. If another has it, the status
+// can be read as long as it is a zombie, and of those whose pidfd was open in
+// time the kernel remembers it afterwards (Linux 6.15). In the moment between
+// the two, neither is so: it is asked again for a second.
 func reap(pidfd *os.File) keeper.Exit {
 	exit := keeper.Exit{Code: 255, At: time.Now()}
 	raw, err := pidfd.SyscallConn()
@@ -98,12 +101,11 @@ func reap(pidfd *os.File) keeper.Exit {
 	var status unix.WaitStatus
 	known := false
 	err = raw.Control(func(fd uintptr) {
-		if status, known = waitid(int(fd)); known {
-			return
-		}
 		for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-			if status, known = exitInfo(int(fd)); known {
-				return
+			for _, ask := range []func(int) (unix.WaitStatus, bool){waitid, zombieStatus, exitInfo} {
+				if status, known = ask(int(fd)); known {
+					return
+				}
 			}
 			time.Sleep(wait)
 		}
@@ -112,6 +114,40 @@ func reap(pidfd *os.File) keeper.Exit {
 		return exitOf(status)
 	}
 	return exit
+}
+
+// zombieStatus reads the exit status of a process that nobody has reaped yet:
+// the last field of /proc/PID/stat (proc_pid_stat(5)).
+func zombieStatus(fd int) (unix.WaitStatus, bool) {
+	fdinfo, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, false
+	}
+	pid, err := pidField(fdinfo)
+	if err != nil || pid <= 0 {
+		return 0, false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	i := bytes.LastIndexByte(stat, ')') // the name before it may hold anything
+	if i < 0 {
+		return 0, false
+	}
+	fields := bytes.Fields(stat[i+1:])
+	if len(fields) < 50 || string(fields[0]) != "Z" {
+		return 0, false
+	}
+	code, err := strconv.Atoi(string(fields[49]))
+	if err != nil {
+		return 0, false
+	}
+	// Still there, so it was this one that was read and not a successor.
+	if unix.PidfdSendSignal(fd, 0, nil, 0) != nil {
+		return 0, false
+	}
+	return unix.WaitStatus(code), true
 }
 
 // waitid reaps the process if it is a child of ours (of a keeper that this one
