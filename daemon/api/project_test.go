@@ -109,7 +109,7 @@ func TestApplyIsCancelled(t *testing.T) {
 
 // A reader that does not read does not hold the scheduler up.
 func TestApplyWithSlowReader(t *testing.T) {
-	const events = 20_000
+	const events = 5_000
 	done := make(chan struct{})
 	p := &scripted{apply: func(_ context.Context, _ scheduler.Goal, report func(scheduler.Event)) error {
 		for i := range events {
