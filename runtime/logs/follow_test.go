@@ -18,7 +18,7 @@ import (
 // A writer that rotates all the time and followers that began at different
 // moments: every one sees every line once and in order.
 func TestFollowAcrossRotations(t *testing.T) {
-	const lines = 20_000
+	const lines = 10_000
 	path := filepath.Join(t.TempDir(), "log")
 	watcher, err := NewWatcher()
 	if err != nil {
@@ -82,7 +82,7 @@ func TestFollowAcrossRotations(t *testing.T) {
 func TestSlowFollowerLosesOnlyDroppedFiles(t *testing.T) {
 	for _, files := range []int{1, 2, 3} {
 		t.Run(fmt.Sprint(files), func(t *testing.T) {
-			const lines = 20_000
+			const lines = 6_000
 			path := filepath.Join(t.TempDir(), "log")
 			w := open(t, path, Options{MaxSize: 2_000, MaxFiles: files})
 			done, ended := make(chan struct{}), make(chan error)
