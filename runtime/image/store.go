@@ -41,7 +41,7 @@ const (
 
 // Options are those of [Open].
 type Options struct {
-	// Root is the daemon's root directory; the store lives in ROOT/images.
+	// Root is the store's own directory, ROOT/images of the daemon.
 	Root string
 	// Log receives what the libraries below have to say. Nil is silence.
 	Log *slog.Logger
@@ -79,13 +79,13 @@ type Store struct {
 	swept      bool // the first collection of this process looked behind the database
 }
 
-// Open opens the store below o.Root, making it if it is not there. It fails
+// Open opens the store in o.Root, making it if it is not there. It fails
 // with ErrUnavailable when another daemon holds it.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	dir := filepath.Join(o.Root, "images")
+	dir := filepath.Clean(o.Root)
 	if strings.Contains(dir, ":") {
 		return nil, classed(errdefs.ErrInvalidArgument,
 			"open images: %q cannot be the root directory: overlay takes a ':' for the end of a path", o.Root)
@@ -124,6 +124,11 @@ func boltOptions() *bolt.Options {
 }
 
 func (s *Store) assemble(ctx context.Context) error {
+	// Nobody writes yet, so what is half written was so when a process died. The
+	// library finds such directories by a file in them, which may be missing.
+	if err := os.RemoveAll(filepath.Join(s.dir, "content", "ingest")); err != nil {
+		return err
+	}
 	blobs, err := local.NewStore(filepath.Join(s.dir, "content"))
 	if err != nil {
 		return err
@@ -216,15 +221,16 @@ func (s *Store) Collect(ctx context.Context) error {
 // killed between a file and its database entry leaves files no entry knows;
 // so a blob and a snapshot are made for the collection to find.
 func (s *Store) markDirty(ctx context.Context) error {
-	stamp := fmt.Sprintf("sweep %d", time.Now().UnixNano())
-	ref := "gantry-sweep"
-	if _, err := s.writeBlob(ctx, ref, "", []byte(stamp), nil); err != nil {
+	ctx, op, err := s.begin(ctx)
+	if err != nil {
 		return err
 	}
-	if _, err := s.snaps.Prepare(ctx, ref, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+	defer op.end(ctx)
+	if _, err := op.writeBlob(ctx, op.key("sweep"), "", []byte(op.lease.ID), nil); err != nil {
 		return err
 	}
-	return s.snaps.Remove(ctx, ref)
+	_, err = op.snaps.Prepare(ctx, op.key("sweep"), "")
+	return err
 }
 
 // forgetResolved drops what is remembered of images that are gone.
