@@ -1,0 +1,102 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// snapshot is what a container platform leaves on a host: mounts, network
+// namespaces, links, nftables, cgroups and processes.
+type snapshot map[string][]string
+
+func takeSnapshot(t testing.TB) snapshot {
+	t.Helper()
+	s := snapshot{}
+	add := func(kind string, lines []string) {
+		slices.Sort(lines)
+		s[kind] = lines
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var points []string
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 {
+			points = append(points, f[4])
+		}
+	}
+	add("mount", points)
+
+	links, err := filepath.Glob("/sys/class/net/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("link", links)
+
+	add("nftables", tables(t))
+	add("cgroup", cgroups())
+
+	var procs []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, d := range dirs {
+		data, err := os.ReadFile(d)
+		if err != nil {
+			continue
+		}
+		line := strings.ReplaceAll(strings.TrimRight(string(data), "\x00"), "\x00", " ")
+		if strings.HasPrefix(filepath.Base(strings.Fields(line + " x")[0]), "gantry") {
+			procs = append(procs, line)
+		}
+	}
+	add("process", procs)
+	return s
+}
+
+// tables are the names of the nftables tables. Asking for names only keeps
+// this quick, and clear of what old versions of nft cannot print.
+func tables(t testing.TB) []string {
+	t.Helper()
+	out, err := exec.Command("nft", "list", "tables").Output()
+	if err != nil {
+		t.Fatalf("nft list tables: %v", err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// cgroups are the groups gantry has made, in whichever hierarchy.
+func cgroups() []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/gantry*", "/sys/fs/cgroup/*/gantry*", "/sys/fs/cgroup/gantry*/*", "/sys/fs/cgroup/*/gantry*/*"} {
+		paths, _ := filepath.Glob(pattern)
+		for _, p := range paths {
+			if st, err := os.Stat(p); err == nil && st.IsDir() {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// minus lists what is here and was not before. Several things of one name
+// count each.
+func (s snapshot) minus(before snapshot) string {
+	var b strings.Builder
+	for _, kind := range []string{"process", "mount", "link", "nftables", "cgroup"} {
+		had := map[string]int{}
+		for _, x := range before[kind] {
+			had[x]++
+		}
+		for _, x := range s[kind] {
+			if had[x]--; had[x] < 0 {
+				fmt.Fprintf(&b, "%s: %s\n", kind, x)
+			}
+		}
+	}
+	return b.String()
+}
