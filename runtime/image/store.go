@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -148,6 +149,9 @@ func (s *Store) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := strayAside(ctx, meta, filepath.Join(snapDir, "snapshots")); err != nil {
+		return err
+	}
 	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
 	if err := s.db.Init(ctx); err != nil {
 		return err
@@ -158,6 +162,36 @@ func (s *Store) assemble(ctx context.Context) error {
 	s.images = metadata.NewImageStore(s.db)
 	s.leases = metadata.NewLeaseManager(s.db)
 	return s.dropStaleLeases(ctx)
+}
+
+// strayAside renames the snapshot directories that no entry of the database
+// knows; the next collection removes them. A process killed between making one
+// and committing its entry leaves it under the number that the next snapshot
+// gets, which then cannot be made.
+func strayAside(ctx context.Context, meta *storage.MetaStore, dir string) error {
+	known := map[string]string{}
+	err := meta.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		known, err = storage.IDMap(ctx)
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) { // a new database
+		return err
+	}
+	dirs, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if _, ok := known[d.Name()]; ok || strings.HasPrefix(d.Name(), "new-") {
+			continue
+		}
+		// "new-" is how the snapshotter calls what it has not numbered yet.
+		aside := filepath.Join(dir, "new-stray-"+d.Name()+"-"+rand.Text())
+		if err := os.Rename(filepath.Join(dir, d.Name()), aside); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropStaleLeases ends the operations of a process that died: what they wrote

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -207,6 +208,26 @@ func TestOpenRefusesRootThatOverlayCannotName(t *testing.T) {
 	if !errdefs.IsInvalidArgument(err) {
 		t.Fatalf("Open: %v", err)
 	}
+}
+
+// TestOpenAfterUncommittedSnapshot has the directory a killed process left
+// under the number of the next snapshot.
+func TestOpenAfterUncommittedSnapshot(t *testing.T) {
+	root := t.TempDir()
+	s := openStore(t, root)
+	mustImport(t, s, "a", entry{name: "f"})
+	s.Close()
+	for i := range 20 {
+		if err := os.MkdirAll(filepath.Join(root, "snapshots/snapshots", fmt.Sprint(i), "fs"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = openStore(t, root)
+	img := mustImport(t, s, "b", entry{name: "g"})
+	if dirs, err := s.Lowers(t.Context(), img.ID); err != nil || len(tree(t, dirs[0])) != 1 {
+		t.Errorf("%v %v", dirs, err)
+	}
+	mustBeClean(t, s)
 }
 
 func TestImagesSurviveReopening(t *testing.T) {
