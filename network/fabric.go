@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type Fabric struct {
 	pools     []netip.Prefix
 
 	table *table
+	entry chan struct{} // bounds threads in namespaces
 	names *names
 	dns   *dnsServer
 	proxy *proxy
@@ -97,8 +99,8 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 	f := &Fabric{
 		root: o.Root, run: o.Run, tag: tagOf(o.Instance), log: o.Log,
 		sockets: o.Sockets, pools: o.Pools,
-		names: newNames(),
-		lans:  map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{},
+		names: newNames(), entry: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))),
+		lans: map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{},
 	}
 	if err := os.MkdirAll(filepath.Join(f.run, "netns"), 0o711); err != nil {
 		return nil, fmt.Errorf("open network: %w", err)

@@ -50,8 +50,14 @@ func redirectDNS(udp *net.UDPConn, tcp *net.TCPListener) error {
 	}
 	defer c.CloseLasting()
 	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "gantry-dns"}
-	c.AddTable(t)
-	c.DelTable(t)
+	// Deleting is dear, 5 to 15 ms: the kernel waits for packets under way.
+	again, err := hasTable(c, t.Name)
+	if err != nil {
+		return err
+	}
+	if again {
+		c.DelTable(t)
+	}
 	c.AddTable(t)
 	ch := c.AddChain(&nftables.Chain{Name: "output", Table: t, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
@@ -81,7 +87,7 @@ func (f *Fabric) startDNS(s *sandbox, udp *net.UDPConn, tcp *net.TCPListener) er
 	if err := f.deposit(dnsName(s.id), udp, tcp); err != nil {
 		return errors.Join(err, udp.Close(), tcp.Close())
 	}
-	f.dns.serve(s.id, udp, tcp, view{Internal: true})
+	f.dns.serve(s.id, udp, tcp, view{Hold: true})
 	s.serving = true
 	return nil
 }
@@ -106,7 +112,7 @@ func (f *Fabric) takeDNS(s *sandbox) bool {
 		udp.Close()
 		return false
 	}
-	f.dns.serve(s.id, udp.(*net.UDPConn), tcp.(*net.TCPListener), view{Internal: true})
+	f.dns.serve(s.id, udp.(*net.UDPConn), tcp.(*net.TCPListener), view{Hold: true})
 	s.serving = true
 	return true
 }

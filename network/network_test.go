@@ -272,9 +272,13 @@ func (w *world) echo(path, name string, port int) {
 
 // ask calls from a namespace ("" the machine itself) and returns the answer.
 func ask(path, network, addr string) (string, error) {
+	return askFor(time.Second, path, network, addr)
+}
+
+func askFor(patience time.Duration, path, network, addr string) (string, error) {
 	var c net.Conn
 	dial := func() (err error) {
-		c, err = net.DialTimeout(network, addr, 400*time.Millisecond)
+		c, err = net.DialTimeout(network, addr, patience)
 		return err
 	}
 	var err error
@@ -287,7 +291,7 @@ func ask(path, network, addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if strings.HasPrefix(network, "udp") {
 		c.Write([]byte("?"))
 		buf := make([]byte, 100)
@@ -308,7 +312,7 @@ func (w *world) reach(path, network, addr, want string) {
 
 func (w *world) blocked(path, network, addr string) {
 	w.Helper()
-	if got, err := ask(path, network, addr); err == nil {
+	if got, err := askFor(150*time.Millisecond, path, network, addr); err == nil {
 		w.Errorf("%s to %s must not pass, but %q answered", network, addr, got)
 	}
 }

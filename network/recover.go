@@ -61,8 +61,13 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	for _, w := range live {
 		keep[w.ID] = true
 	}
+	masters, err := hostEnds(f.tag)
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	owned := map[int]bool{}
 	for _, w := range live {
-		if err := f.adopt(ctx, w); err != nil {
+		if err := f.adopt(ctx, w, masters, owned); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", w.title(), err))
 		}
 	}
@@ -82,7 +87,7 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	f.table.pause(false)
 	failed = errors.Join(failed, f.rebalanced(ctx))
 	f.serveAll()
-	bridges, ends, err := f.orphans()
+	bridges, ends, err := f.orphans(owned)
 	if err != nil {
 		return errors.Join(failed, err)
 	}
@@ -144,8 +149,9 @@ func (f *Fabric) recoverBridges(live []Sandbox) error {
 }
 
 // adopt takes a live sandbox over. An endpoint is recognised in its namespace
-// by an address of its network's subnet.
-func (f *Fabric) adopt(ctx context.Context, w Sandbox) error {
+// by an address of its network's subnet. masters gives the bridge of each host
+// end; adopt puts those that are the sandbox's into owned.
+func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owned map[int]bool) error {
 	s, err := f.sandbox(w.ID)
 	if err != nil {
 		return err
@@ -167,9 +173,8 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox) error {
 	if err != nil {
 		return err
 	}
-	masters, err := hostEnds(f.tag)
-	if err != nil {
-		return err
+	for _, x := range found {
+		owned[x.peer] = true
 	}
 	for _, e := range w.Endpoints {
 		l, err := f.find(e.Network)
@@ -191,7 +196,7 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox) error {
 		s.ends = append(s.ends, n)
 		f.mu.Unlock()
 		// A bridge that was lost and made again has no ports.
-		if bridge := f.bridge(l); masters[x.peer] != bridge && masters[x.peer] >= 0 {
+		if bridge := f.bridge(l); masters[x.peer] != bridge {
 			if err := netlink.LinkSetMasterByIndex(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: x.peer}}, bridge); err != nil {
 				return fmt.Errorf("network %s: put %s back into its bridge: %w", l.Name, x.name, err)
 			}
@@ -204,7 +209,16 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox) error {
 		f.enlist(s)
 		return nil
 	}
-	return f.attach(ctx, s, w)
+	if err := f.attach(ctx, s, w); err != nil {
+		return err
+	}
+	if found, err = readNamespace(path); err != nil {
+		return err
+	}
+	for _, x := range found {
+		owned[x.peer] = true
+	}
+	return nil
 }
 
 // enlist is announce without writing to the table.
@@ -343,36 +357,22 @@ func (f *Fabric) sweepNamespaces(keep map[string]bool) error {
 }
 
 // orphans finds this instance's bridges that belong to no network, and host
-// ends whose other end is in no sandbox.
-func (f *Fabric) orphans() (bridges []string, ends []int, err error) {
+// ends that are not owned.
+func (f *Fabric) orphans(owned map[int]bool) (bridges []string, ends []int, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	var lans []string
-	var paths []string
+	lans := map[string]bool{}
 	f.mu.Lock()
 	for _, l := range f.lans {
-		lans = append(lans, l.Bridge)
-	}
-	for id := range f.sandboxes {
-		paths = append(paths, f.path(id))
+		lans[l.Bridge] = true
 	}
 	f.mu.Unlock()
-	owned := map[int]bool{}
-	for _, p := range paths {
-		found, err := readNamespace(p)
-		if err != nil {
-			return nil, nil, err // whose links are orphans cannot be told
-		}
-		for _, x := range found {
-			owned[x.peer] = true
-		}
-	}
 	for _, l := range links {
 		name, index := l.Attrs().Name, l.Attrs().Index
 		switch {
-		case strings.HasPrefix(name, bridgePrefix+f.tag) && !slices.Contains(lans, name):
+		case strings.HasPrefix(name, bridgePrefix+f.tag) && !lans[name]:
 			bridges = append(bridges, name)
 		case strings.HasPrefix(name, vethPrefix+f.tag) && !owned[index]:
 			ends = append(ends, index)

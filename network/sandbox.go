@@ -128,6 +128,8 @@ func (f *Fabric) Prepare(ctx context.Context, id string) (string, error) {
 	if isNamespace(path) {
 		return path, nil
 	}
+	f.entry <- struct{}{}
+	defer func() { <-f.entry }()
 	if err := makeNamespace(path, func() error { return nil }); err != nil {
 		return "", fmt.Errorf("prepare %s: %w", s.title(), err)
 	}
@@ -314,6 +316,10 @@ func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (
 			return err
 		}
 	}
+	// More at once would only wait for the kernel's one lock on links, each
+	// with a thread of its own.
+	f.entry <- struct{}{}
+	defer func() { <-f.entry }()
 	f.mu.Lock()
 	primary, ends := s.primary(), len(s.ends)
 	f.mu.Unlock()

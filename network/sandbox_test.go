@@ -3,7 +3,13 @@ package network
 import (
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/miekg/dns"
 )
 
 func TestSandboxesOfOneNetworkReachEachOther(t *testing.T) {
@@ -118,4 +124,115 @@ func TestConnectAndDisconnect(t *testing.T) {
 	w.must(inside(a.Path, func() error { return deleteLink("eth1") }))
 	healed := w.join("a", "back")
 	w.reach(b.Path, "tcp4", addrOf(healed).String()+":80", "a "+addrOf(b).String())
+}
+
+// query asks a sandbox's resolver for the addresses of a name.
+func query(path, network, name string) (got []string, err error) {
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(name), dns.TypeA)
+	var c *dns.Conn
+	err = inside(path, func() (err error) {
+		c, err = (&dns.Client{Net: network, Timeout: 2 * time.Second}).Dial("127.0.0.11:53")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	r, _, err := (&dns.Client{Net: network, Timeout: 2 * time.Second}).ExchangeWithConn(m, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, rr := range r.Answer {
+		if a, ok := rr.(*dns.A); ok {
+			got = append(got, a.A.String())
+		}
+	}
+	return got, nil
+}
+
+func TestNamesResolveInsideSandboxes(t *testing.T) {
+	w := newWorld(t)
+	w.network("front")
+	w.network("back")
+	a, b := w.join("a", "front"), w.join("b", "front", "back")
+	w.join("c", "back")
+	w.echo(a.Path, "a", 53) // its own port 53 stays its own
+	for _, network := range []string{"udp", "tcp"} {
+		got, err := query(a.Path, network, "b")
+		if err != nil || !slices.Equal(got, []string{addrOf(b).String()}) {
+			t.Errorf("%s: b is %v, %v", network, got, err)
+		}
+	}
+	w.reach(b.Path, "udp4", addrOf(a).String()+":53", "a "+addrOf(b).String())
+	w.must(w.SetState("b", false, false))
+	if got, _ := query(a.Path, "udp", "b"); len(got) > 0 {
+		t.Errorf("b does not run but is %v", got)
+	}
+	w.must(w.SetState("b", true, true))
+	w.must(w.Disconnect(t.Context(), "b", "front"))
+	if got, _ := query(a.Path, "udp", "b"); len(got) > 0 {
+		t.Errorf("b left but is %v", got)
+	}
+	// A query that comes while the daemon is away waits for the next one.
+	live := []Sandbox{asked("a", "front"), asked("b", "back"), asked("c", "back")}
+	w.crash()
+	type answer struct {
+		got []string
+		err error
+	}
+	done := make(chan answer)
+	go func() {
+		got, err := query(b.Path, "udp", "c")
+		done <- answer{got, err}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	w.open(live...)
+	if x := <-done; x.err != nil || len(x.got) != 1 {
+		t.Errorf("asked in between: %v, %v", x.got, x.err)
+	}
+}
+
+func TestSandboxWithoutNetworks(t *testing.T) {
+	w := newWorld(t)
+	a := w.join("a")
+	w.must(inside(a.Path, func() error {
+		all, err := net.Interfaces()
+		if len(all) != 1 || all[0].Flags&net.FlagUp == 0 {
+			t.Errorf("interfaces: %v", all)
+		}
+		return err
+	}))
+	if nft := w.nft("list", "ruleset"); nft != "" {
+		t.Errorf("rules without a network:\n%s", nft)
+	}
+}
+
+func TestEndpointAsAsked(t *testing.T) {
+	w := newWorld(t)
+	w.network("front", Spec{Options: map[string]string{optionMTU: "1400"}})
+	s := asked("a", "front")
+	s.Endpoints[0].IPv4 = netip.MustParseAddr("172.20.0.77")
+	s.Endpoints[0].MAC = "02:00:00:00:00:09"
+	s.Endpoints[0].Interface = "lan0"
+	a, err := w.Attach(t.Context(), s)
+	w.must(err)
+	if j := a.Endpoints[0]; j.IPv4.String() != "172.20.0.77/24" || j.MAC != "02:00:00:00:00:09" || j.Interface != "lan0" {
+		t.Errorf("joined as %+v", j)
+	}
+	w.must(inside(a.Path, func() error {
+		l, err := net.InterfaceByName("lan0")
+		if err == nil && (l.MTU != 1400 || l.HardwareAddr.String() != "02:00:00:00:00:09") {
+			t.Errorf("link %+v", l)
+		}
+		return err
+	}))
+	s.ID = "b"
+	if _, err := w.Attach(t.Context(), s); err == nil || !strings.Contains(err.Error(), "172.20.0.77 is in use") {
+		t.Errorf("the same address twice: %v", err)
+	}
+	w.must(w.Detach(t.Context(), "b"))
+	if g := w.HostGateway(); !g.IsValid() || g == a.Endpoints[0].Gateway {
+		t.Errorf("host gateway %s", g)
+	}
 }
