@@ -79,9 +79,6 @@ func (e *Engine) create(ctx context.Context, c *Container) (err error) {
 	if err := cfg.Validate(e.host); err != nil {
 		return err
 	}
-	if len(cfg.Entrypoint)+len(cfg.Command) == 0 {
-		return fmt.Errorf("no command specified: neither the container nor image %s names one; give a command: %w", cfg.Image, errdefs.ErrInvalidArgument)
-	}
 	for _, ep := range cfg.Network.Endpoints {
 		if _, err := e.Fabric.Network(ep.Network); err != nil {
 			return err

@@ -60,7 +60,7 @@ type Engine struct {
 	byID   map[string]*container
 	byName map[string]string // name → id; a creation under way holds its name here
 	execs  map[string]*exec
-	groups map[string]map[string]bool // group of published ports → live members
+	groups map[string]*portOwner // of published ports
 
 	probing chan struct{} // bounds the probes that run at once
 	watcher *logs.Watcher // file notices for all who follow a log
@@ -107,7 +107,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		byID:    map[string]*container{},
 		byName:  map[string]string{},
 		execs:   map[string]*exec{},
-		groups:  map[string]map[string]bool{},
+		groups:  map[string]*portOwner{},
 		probing: make(chan struct{}, 2*max(host.CPUs, 1)),
 	}
 	if err := e.mountFiles(); err != nil {

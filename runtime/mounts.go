@@ -110,7 +110,7 @@ func (e *Engine) volumeMount(ctx context.Context, name string, m spec.Mount, low
 	default:
 		return m, fmt.Errorf("volume %s: %s volumes are not supported yet; mount it on the machine and use a bind: %w", name, src.Type, errdefs.ErrNotImplemented)
 	}
-	if !m.NoCopy && len(src.Options) == 0 {
+	if !m.NoCopy && !src.ReadOnly {
 		err := e.Volumes.Populate(ctx, name, func(dir string) error { return copyUp(lower, m.Target, dir) })
 		if err != nil {
 			return m, fmt.Errorf("fill volume %s from the image: %w", name, err)

@@ -149,11 +149,21 @@ func (e *Engine) sweep(ctx context.Context, held map[string]keeper.Status, torn 
 	for _, id := range torn {
 		errs = append(errs, os.RemoveAll(e.rec.dir(id)))
 	}
-	dirs, err := os.ReadDir(filepath.Join(e.Run, "files"))
-	errs = append(errs, err)
-	for _, d := range dirs {
-		if e.byID[d.Name()] == nil {
-			errs = append(errs, os.RemoveAll(e.filesDir(d.Name())))
+	for _, place := range []struct {
+		dir    string
+		remove func(id string) error
+	}{
+		{"files", func(id string) error { return os.RemoveAll(e.filesDir(id)) }},
+		{"shm", e.releaseShm},
+	} {
+		dirs, err := os.ReadDir(filepath.Join(e.Run, place.dir))
+		if !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, d := range dirs {
+			if e.byID[d.Name()] == nil {
+				errs = append(errs, place.remove(d.Name()))
+			}
 		}
 	}
 	pinned, err := e.Images.Pinned(ctx)

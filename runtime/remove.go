@@ -59,6 +59,7 @@ func (e *Engine) removeLocked(ctx context.Context, ct *container, o RemoveOption
 	for id := range ct.execs {
 		delete(e.execs, id)
 	}
+	delete(e.groups, c.ID)
 	e.mu.Unlock()
 	ct.mu.Lock()
 	ct.removed = true
@@ -76,7 +77,7 @@ func (e *Engine) removeLocked(ctx context.Context, ct *container, o RemoveOption
 
 // takeApart undoes a creation. The directory with the record goes last.
 func (e *Engine) takeApart(ctx context.Context, c Container, volumes bool) error {
-	err := errors.Join(e.Keeper.Delete(ctx, c.ID), e.unwire(ctx, c), e.removeFiles(c))
+	err := errors.Join(e.Keeper.Delete(ctx, c.ID), e.unwire(ctx, c), e.removeFiles(c), e.releaseShm(c.ID))
 	if err != nil {
 		return err
 	}

@@ -274,6 +274,9 @@ func (e *Engine) bundle(ctx context.Context, c Container, netns string) (keeper.
 		shared := e.filesOf(peer)
 		in.Files.Hosts, in.Files.ResolvConf = shared.Hosts, shared.ResolvConf
 	}
+	if in.ShmPath, err = e.shm(c); err != nil {
+		return keeper.Bundle{}, err
+	}
 	s, err := spec.Build(in)
 	if err != nil {
 		return keeper.Bundle{}, err

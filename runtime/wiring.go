@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"gantry/network"
 	"gantry/runtime/spec"
@@ -126,6 +127,23 @@ func same(a, b string) bool {
 	return or(a) == or(b)
 }
 
+// portOwner is a group of containers behind the same published ports.
+type portOwner struct {
+	mu      sync.Mutex // held while its ports are opened or closed
+	members map[string]bool
+}
+
+func (e *Engine) portOwner(group string) *portOwner {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	o := e.groups[group]
+	if o == nil {
+		o = &portOwner{members: map[string]bool{}}
+		e.groups[group] = o
+	}
+	return o
+}
+
 // publish opens a container's ports. The first live member of a group opens
 // them for all, the last one that leaves closes them.
 func (e *Engine) publish(ctx context.Context, c Container) ([]network.Binding, error) {
@@ -134,31 +152,30 @@ func (e *Engine) publish(ctx context.Context, c Container) ([]network.Binding, e
 		return nil, err
 	}
 	group := portGroup(c)
+	o := e.portOwner(group)
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	b, err := e.Fabric.Publish(ctx, group, ports)
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.groups[group] == nil {
-		e.groups[group] = map[string]bool{}
-	}
-	e.groups[group][c.ID] = true
+	o.members[c.ID] = true
 	return b, nil
 }
 
 func (e *Engine) unpublish(ctx context.Context, c Container) error {
 	group := portGroup(c)
-	e.mu.Lock()
-	members := e.groups[group]
-	_, was := members[c.ID]
-	delete(members, c.ID)
-	last := was && len(members) == 0
-	if last {
-		delete(e.groups, group)
+	e.mu.RLock()
+	o := e.groups[group]
+	e.mu.RUnlock()
+	if o == nil {
+		return nil
 	}
-	e.mu.Unlock()
-	if !last {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was := o.members[c.ID]
+	delete(o.members, c.ID)
+	if !was || len(o.members) > 0 {
 		return nil
 	}
 	return e.Fabric.Unpublish(ctx, group)
