@@ -66,7 +66,7 @@ func (p *planner) await(d *service, c Condition, optional bool, why string) int 
 	for _, r := range d.replicas {
 		spec.Numbers = append(spec.Numbers, r.number)
 	}
-	p.awaits[key] = p.add(Step{Do: Await{spec}, Why: why, After: d.acted, Optional: optional})
+	p.awaits[key] = p.add(Step{Do: Await{spec}, Why: why, After: slices.Concat(d.cleared, d.acted), Optional: optional})
 	return p.awaits[key]
 }
 

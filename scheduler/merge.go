@@ -46,7 +46,60 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 	}
 	stamp(&g, have)
 	pin(&g, asked.Images, have)
+	widen(&g, have)
 	return g
+}
+
+// widen takes into the scope what a changed network takes down anyway: the
+// services with a container on a network that will be made again, or in a
+// namespace of such a container; and what their own changed networks take down.
+// The plan cannot see to that: when the network is new, and the process has
+// died, nothing would show whom it has taken down.
+func widen(g *Goal, have State) {
+	if g.Scope == nil || g.Options.Recreate == Never || g.Options.RecreateDependencies == Never {
+		return
+	}
+	p := newPlanner(*g, have)
+	remade := map[string]bool{}
+	for more := g.Scope; len(more) > 0; {
+		for _, name := range more {
+			for _, key := range p.networkKeys(g.Project.Services[name]) {
+				if p.networkChanged(key) {
+					remade[NetworkName(g.Project, key)] = true
+				}
+			}
+		}
+		more = nil
+		for name := range p.takenDown(remade) {
+			_, wanted := g.Services[name]
+			if _, defined := g.Project.Services[name]; wanted && defined && !g.inScope(name) {
+				more = append(more, name)
+			}
+		}
+		g.Scope = append(slices.Clone(g.Scope), more...)
+	}
+	slices.Sort(g.Scope)
+}
+
+// takenDown are the services with a container on one of these networks, or in
+// a namespace of such a container.
+func (p *planner) takenDown(networks map[string]bool) map[string]bool {
+	taken, on := map[string]bool{}, map[string]bool{}
+	for service, cs := range p.containers {
+		for _, c := range cs {
+			if slices.ContainsFunc(c.Networks, func(n string) bool { return networks[n] }) {
+				on[c.ID], taken[service] = true, true
+			}
+		}
+	}
+	for service, cs := range p.containers {
+		for _, c := range cs {
+			if slices.ContainsFunc(c.Joins, func(id string) bool { return on[id] }) {
+				taken[service] = true
+			}
+		}
+	}
+	return taken
 }
 
 // pin fixes the images of the services in scope: by the ids the caller gave,

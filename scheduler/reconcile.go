@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -112,6 +111,8 @@ type service struct {
 
 	// replicas are those there will be, sorted by number.
 	replicas []replica
+	// cleared are the steps that remove what shares a number with a replica.
+	cleared []int
 	// acted are the steps that bring replicas to life.
 	acted []int
 	doors *[]int // what a replica must wait for; nil: not asked yet
@@ -174,41 +175,28 @@ func (p *planner) note(format string, args ...any) {
 	p.plan.Notes = append(p.plan.Notes, fmt.Sprintf(format, args...))
 }
 
-// chooseServices settles which services are planned for: those in scope, and
-// those a changed network takes down anyway, with who shares their namespaces.
+// chooseServices settles which services are planned for: those in scope.
 func (p *planner) chooseServices() error {
-	remade := map[string]bool{}
-	for _, name := range p.graph.Order() {
+	order := p.graph.Order()
+	var keys []string
+	for _, name := range order {
 		for _, e := range p.graph.Dependencies(name) {
 			if e.Condition == compose.ConditionCompleted {
 				p.jobs[e.Service] = true
 			}
 		}
-		if _, ok := p.want.Services[name]; ok && p.want.inScope(name) {
-			for _, key := range p.networkKeys(p.p.Services[name]) {
-				remade[key] = p.networkChanged(key)
-			}
+		if p.chosen(name) {
+			keys = append(keys, p.networkKeys(p.p.Services[name])...)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(remade)) {
-		if remade[key] {
-			remade[key] = !p.keepNetwork(key)
-		}
-	}
-	taken := map[string]bool{}
-	for _, name := range p.graph.Order() {
-		w, ok := p.want.Services[name]
-		if !ok {
+	p.keepNetworks(keys)
+	for _, name := range order {
+		if !p.chosen(name) {
 			continue
 		}
 		conf := p.p.Services[name]
 		conf.Name = name
-		taken[name] = slices.ContainsFunc(p.networkKeys(conf), func(k string) bool { return remade[k] }) ||
-			slices.ContainsFunc(joinTargets(&conf), func(t string) bool { return taken[t] })
-		if !p.want.inScope(name) && !taken[name] {
-			continue
-		}
-		s := &service{name: name, conf: &conf, want: w, image: compose.ImageName(p.p, conf),
+		s := &service{name: name, conf: &conf, want: p.want.Services[name], image: compose.ImageName(p.p, conf),
 			hash: compose.HashIn(p.p, conf), uses: p.usesLabel(conf)}
 		if s.id = p.want.Images[s.image]; s.id == "" {
 			s.id = p.have.Images[s.image]
@@ -219,6 +207,13 @@ func (p *planner) chooseServices() error {
 	return nil
 }
 
+// chosen reports whether a service of the project is planned for.
+func (p *planner) chosen(name string) bool {
+	_, wanted := p.want.Services[name]
+	_, defined := p.p.Services[name]
+	return wanted && defined && p.want.inScope(name)
+}
+
 func (p *planner) checkServices() error {
 	for _, s := range p.order {
 		if s.want.Replicas < 0 {
@@ -227,6 +222,11 @@ func (p *planner) checkServices() error {
 		if s.conf.ContainerName != "" && s.want.Replicas > 1 {
 			return invalid("service %s: container_name %s can be had by one replica, not %d; remove container_name or scale to 1",
 				s.name, s.conf.ContainerName, s.want.Replicas)
+		}
+		for _, t := range joinTargets(s.conf) {
+			if d := p.services[t]; d != nil && d.want.Replicas == 0 && s.runs() {
+				return conflict("service %s shares a namespace of %s, which is to have no replicas; scale %s to 1 or %s to 0", s.name, t, t, s.name)
+			}
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ func (p *planner) planServices() error {
 
 func (p *planner) planReplicas(s *service) error {
 	kept, removed := p.choose(s)
+	s.cleared = removed
 	for _, c := range kept {
 		s.replicas = append(s.replicas, replica{number: c.Number, name: c.Name, old: c})
 	}

@@ -134,24 +134,21 @@ func (p *planner) used(keys func(*service) []string) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// keepNetwork reports whether a changed network must stay because a container
-// on it must not be replaced. From then on it counts as it is, or whatever else
-// is on it would be replaced again and again.
-func (p *planner) keepNetwork(key string) bool {
-	is, _ := p.network(NetworkName(p.p, key))
-	for _, name := range p.p.ServiceNames() {
-		if _, ok := p.want.Services[name]; !ok || p.want.policy(name) != Never {
-			continue
-		}
-		for _, c := range p.containers[name] {
-			if slices.Contains(c.Networks, is.Name) {
-				p.note("network %s has changed and stays as it is: %s must not be replaced", is.Name, c.Name)
-				p.networkHash[key] = is.Hash
-				return true
-			}
+// keepNetworks leaves changed networks as they are where containers must not be
+// replaced. From then on such a network counts as it is, or whatever else is on
+// it would be replaced again and again.
+func (p *planner) keepNetworks(keys []string) {
+	if o := p.want.Options; o.Recreate != Never && o.RecreateDependencies != Never {
+		return
+	}
+	slices.Sort(keys)
+	for _, key := range slices.Compact(keys) {
+		if p.networkChanged(key) {
+			is, _ := p.network(NetworkName(p.p, key))
+			p.note("network %s has changed and stays as it is, since nothing is to be replaced", is.Name)
+			p.networkHash[key] = is.Hash
 		}
 	}
-	return false
 }
 
 // clearNetwork stops all that is on a network and removes it. The containers
