@@ -88,8 +88,9 @@ func (s *server) chosen(ctx context.Context, f filters, stopped bool) ([]runtime
 		}
 	}
 	stopped = stopped || len(f["status"]) > 0 || len(f["exited"]) > 0
-	var out []runtime.Container
-	for _, c := range s.Engine.List() {
+	all := s.Engine.List()
+	out := make([]runtime.Container, 0, len(all))
+	for _, c := range all {
 		switch {
 		case !stopped && !c.State.Live() && c.State != runtime.Restarting:
 		case !older.IsZero() && !c.Created.Before(older):
@@ -171,18 +172,8 @@ func (s *server) containerInspect(_ context.Context, w http.ResponseWriter, r *h
 	return writeJSON(w, http.StatusOK, wireInspect(c))
 }
 
-// unlessIs answers 304 when the container already is where the call would
-// bring it, as Docker does for start and stop.
-func (s *server) unlessIs(ref string, there func(runtime.Container) bool) error {
-	c, err := s.Engine.Inspect(ref)
-	if err != nil {
-		return err
-	}
-	if there(c) {
-		return errdefs.ErrNotModified
-	}
-	return nil
-}
+// Starting what runs and stopping what does not is errdefs.ErrNotModified of
+// the engine's, and so a 304: clients take it for success.
 
 func (s *server) containerStart(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{"checkpoint", "checkpoint-dir"} {
@@ -190,11 +181,7 @@ func (s *server) containerStart(ctx context.Context, w http.ResponseWriter, r *h
 			return unsupported("starting from a %s is not supported", name)
 		}
 	}
-	ref := r.PathValue("id")
-	if err := s.unlessIs(ref, func(c runtime.Container) bool { return c.State == runtime.Running }); err != nil {
-		return err
-	}
-	if err := s.Engine.Start(ctx, ref); err != nil {
+	if err := s.Engine.Start(ctx, r.PathValue("id")); err != nil {
 		return err
 	}
 	return noContent(w)
@@ -219,17 +206,8 @@ func (s *server) containerStop(ctx context.Context, w http.ResponseWriter, r *ht
 	if err != nil {
 		return err
 	}
-	ref := r.PathValue("id")
-	// A stop is intent even when nothing runs: the engine learns of it.
-	was := s.unlessIs(ref, func(c runtime.Container) bool { return !c.State.Live() && c.State != runtime.Restarting })
-	if was != nil && !errdefs.IsNotModified(was) {
-		return was
-	}
-	if err := s.Engine.Stop(ctx, ref, o); err != nil {
+	if err := s.Engine.Stop(ctx, r.PathValue("id"), o); err != nil {
 		return err
-	}
-	if was != nil {
-		return was
 	}
 	return noContent(w)
 }

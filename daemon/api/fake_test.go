@@ -111,10 +111,23 @@ func text(d *time.Duration) string {
 	return d.String()
 }
 
-func (f *fake) Start(_ context.Context, ref string) error { return f.change("start", ref) }
-func (f *fake) Stop(_ context.Context, ref string, o runtime.StopOptions) error {
-	return f.change("stop", ref, o.Signal, text(o.Timeout))
+func (f *fake) Start(_ context.Context, ref string) error {
+	if c, err := f.Inspect(ref); err == nil && c.State == runtime.Running {
+		return fmt.Errorf("container %s is already running: %w", c.Name, errdefs.ErrNotModified)
+	}
+	return f.change("start", ref)
 }
+
+func (f *fake) Stop(_ context.Context, ref string, o runtime.StopOptions) error {
+	if err := f.change("stop", ref, o.Signal, text(o.Timeout)); err != nil {
+		return err
+	}
+	if c, err := f.Inspect(ref); err == nil && !c.State.Live() {
+		return fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrNotModified)
+	}
+	return nil
+}
+
 func (f *fake) Restart(_ context.Context, ref string, o runtime.StopOptions) error {
 	return f.change("restart", ref, o.Signal, text(o.Timeout))
 }

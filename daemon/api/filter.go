@@ -29,7 +29,10 @@ func (f filters) container(c runtime.Container) bool {
 			return n >= r.Start() && n <= r.End() && p.Type == string(r.Proto())
 		})
 	}
-	ports := wirePortList(c)
+	var ports []container.PortSummary
+	if len(f["publish"])+len(f["expose"]) > 0 {
+		ports = wirePortList(c)
+	}
 	return f.any("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
 		f.any("name", func(v string) bool { return nameMatches(v, c.Name) }) &&
 		f.labels(c.Config.Labels) &&

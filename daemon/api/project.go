@@ -61,16 +61,16 @@ const maxPending = 1 << 16
 
 // watchProject runs a call that changes a project and answers with its events.
 //
-// The client's leaving cancels the call: nothing new is begun, and what is
-// under way is brought to its end. That is what the first Ctrl-C of `gantry
-// up` means. What the project's goal is from then on is the scheduler's
-// affair; the next call says anew.
+// The client's leaving cancels the call: nothing new is begun, what is under
+// way is brought to its end, and nothing is tried again behind its back. That
+// is what the first Ctrl-C of `gantry up` means. The daemon's own end is not
+// the client's wish: the call is left to the scheduler, which breaks it off
+// when it closes and takes it up again when it is opened.
 //
 // The scheduler does not begin a step while it reports one, so events are
 // queued here: a slow reader holds up itself alone.
-func (s *server) watchProject(ctx context.Context, w http.ResponseWriter, run func(context.Context, func(scheduler.Event)) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (s *server) watchProject(request context.Context, w http.ResponseWriter, run func(context.Context, func(scheduler.Event)) error) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(request))
 	var mu sync.Mutex
 	var pending []scheduler.Event
 	wake := make(chan struct{}, 1)
@@ -99,6 +99,14 @@ func (s *server) watchProject(ctx context.Context, w http.ResponseWriter, run fu
 		})
 	}()
 	out := beginLines(w, "application/x-ndjson")
+	finish := func(err error) error {
+		result := projectResult{Status: http.StatusOK}
+		if err != nil {
+			result.Status, result.Class = classOf(err)
+			result.Message = message(err)
+		}
+		return out.send(projectLine{Result: &result})
+	}
 	send := func() error {
 		mu.Lock()
 		batch := pending
@@ -120,17 +128,28 @@ func (s *server) watchProject(ctx context.Context, w http.ResponseWriter, run fu
 				return err
 			}
 		case err := <-ended:
+			cancel()
 			if err := send(); err != nil {
 				return err
 			}
-			result := projectResult{Status: http.StatusOK}
-			if err != nil {
-				result.Status, result.Class = classOf(err)
-				result.Message = message(err)
+			return finish(err)
+		case <-request.Done():
+			if closing(request) {
+				// The goroutine above ends with the scheduler.
+				return finish(errdefs.ErrUnavailable.WithMessage("the daemon is stopping; what was begun goes on when it is started again"))
 			}
-			return out.send(projectLine{Result: &result})
+			cancel()
+			<-ended
+			return context.Cause(request)
 		}
 	}
+}
+
+// closing tells the daemon's end from the client's leaving. The server cancels
+// a request without a cause when its connection is gone; the daemon, whose
+// context all requests stand on, gives one.
+func closing(request context.Context) bool {
+	return !errors.Is(context.Cause(request), context.Canceled)
 }
 
 // readGoal reads a goal and checks that it is the one of the path's project.

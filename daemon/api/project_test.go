@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,6 +133,51 @@ func TestApplyWithSlowReader(t *testing.T) {
 	})
 	if err != nil || n != events {
 		t.Errorf("%d events, %v", n, err)
+	}
+}
+
+// The daemon's end is not the client's leaving: the call is the scheduler's to
+// break off, and the client hears of it at once.
+func TestApplyWhileTheDaemonStops(t *testing.T) {
+	closed := make(chan struct{}) // the scheduler's
+	var cancelled atomic.Bool
+	ended := make(chan struct{})
+	p := &scripted{apply: func(ctx context.Context, _ scheduler.Goal, report func(scheduler.Event)) error {
+		defer close(ended)
+		report(scheduler.Event{Step: 1, Progress: scheduler.StepStarted})
+		select {
+		case <-ctx.Done():
+			cancelled.Store(true)
+		case <-closed:
+		}
+		return nil
+	}}
+	path := t.TempDir() + "/s"
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon, stop := context.WithCancelCause(context.Background())
+	srv := &http.Server{Handler: New(Options{Engine: newFake(), Projects: p}), BaseContext: func(net.Listener) context.Context { return daemon }}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(l) }()
+	c, err := client.New("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = c.Apply(t.Context(), shop(), func(scheduler.Event) { stop(errors.New("stopped by a call")) })
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "the daemon is stopping") {
+		t.Errorf("got %v", err)
+	}
+	if err := srv.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	<-done
+	close(closed)
+	<-ended
+	if cancelled.Load() {
+		t.Error("the call was cancelled as if the client had left")
 	}
 }
 
