@@ -25,7 +25,6 @@
 package network
 
 import (
-	"context"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -182,8 +181,8 @@ const (
 	// net/bridge/br_private.h) less a margin for links that the kernel has
 	// yet to collect.
 	maxEndpoints = 1000
-	// slots is the number of shares a published port is divided into; more
-	// backends than that take turns at the next change only.
+	// slots is the number of shares a published port is divided into; further
+	// backends than that get none.
 	slots = 64
 )
 
@@ -197,5 +196,3 @@ func DefaultPools() []netip.Prefix {
 		netip.MustParsePrefix("192.168.0.0/16"),
 	}
 }
-
-var _ = context.Background

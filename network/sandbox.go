@@ -6,17 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -307,172 +304,6 @@ func (f *Fabric) release(s *sandbox, ends []*end) {
 		delete(e.lan.ends, s.id)
 		s.ends = slices.DeleteFunc(s.ends, func(o *end) bool { return o == e })
 	}
-}
-
-// wire makes what add names in the kernel, and the namespace if fresh.
-func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (err error) {
-	for _, e := range add {
-		if err := f.ensureUp(ctx, e.lan); err != nil {
-			return err
-		}
-	}
-	// More at once would only wait for the kernel's one lock on links, each
-	// with a thread of its own.
-	f.entry <- struct{}{}
-	defer func() { <-f.entry }()
-	f.mu.Lock()
-	primary, ends := s.primary(), len(s.ends)
-	f.mu.Unlock()
-	var in *rtnl // in the namespace
-	var udp *net.UDPConn
-	var tcp *net.TCPListener
-	enter := inside
-	if fresh {
-		enter = makeNamespace
-	}
-	err = enter(f.path(s.id), func() (err error) {
-		if ends == 0 {
-			return nil
-		}
-		if !s.serving {
-			if udp, tcp, err = listenDNS(); err != nil {
-				return err
-			}
-		}
-		in, err = openRTNL()
-		return err
-	})
-	if in != nil {
-		defer in.close()
-	}
-	if err == nil && len(add) > 0 {
-		err = f.link(ctx, s.id, add, in)
-	}
-	if err == nil && in != nil {
-		if !primary.lan.Internal {
-			index, e := in.index(primary.link)
-			if e == nil {
-				_, e = in.do(defaultRoute(index, primary.lan.subnet().Gateway))
-			}
-			if err = e; err != nil {
-				err = fmt.Errorf("default route by %s: %w", primary.lan.Name, err)
-			}
-		}
-	}
-	if err != nil {
-		if udp != nil {
-			err = errors.Join(err, udp.Close(), tcp.Close())
-		}
-		return err
-	}
-	if udp != nil {
-		return f.startDNS(s, udp, tcp)
-	}
-	return nil
-}
-
-// link makes the veth pairs of endpoints and gives them their addresses; in is
-// a socket in the sandbox's namespace.
-func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) error {
-	ns, err := os.Open(f.path(id))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	out, err := openRTNL()
-	if err != nil {
-		return err
-	}
-	defer out.close()
-	var hosts []string
-	for _, e := range add {
-		host, err := f.pair(ctx, e, int(ns.Fd()), out)
-		if err != nil {
-			return fmt.Errorf("network %s: %w", e.lan.Name, err)
-		}
-		hosts = append(hosts, host)
-	}
-	var reqs []*nl.NetlinkRequest
-	for _, e := range add {
-		index, err := in.index(e.link)
-		if err != nil {
-			return err
-		}
-		reqs = append(reqs, setUp(index), address(index, netip.PrefixFrom(e.addr, e.lan.subnet().Prefix.Bits())))
-	}
-	if _, err := in.do(reqs...); err != nil {
-		return fmt.Errorf("set addresses: %w", err)
-	}
-	// The kernel acts on "the other end is up" in a work queue, some
-	// milliseconds later: until then a link sends nothing and a bridge does
-	// not use its port, the first packet is lost, and its sender tries again
-	// after a whole second. Asking for a link runs that work at once
-	// (linkwatch_sync_dev in rtnl_getlink).
-	for i, e := range add {
-		_, err1 := in.index(e.link)
-		_, err2 := out.index(hosts[i])
-		_, err3 := out.index(e.lan.Bridge)
-		if err := errors.Join(err1, err2, err3); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// pair makes one veth pair and returns the name of its end on the host. The kernel's answer tells a lost bridge and a name
-// that is taken from other failures.
-func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) (string, error) {
-	for try := 0; ; try++ {
-		v := veth{
-			Host:   fmt.Sprintf(vethPrefix+"%s%07x", f.tag, rand.Uint32()>>4),
-			Master: f.bridge(e.lan), MTU: e.lan.mtu, Peer: e.link, MAC: e.mac, NS: ns,
-		}
-		_, err := out.do(v.request())
-		switch {
-		case err == nil:
-			return v.Host, nil
-		case errors.Is(err, unix.EXFULL):
-			return "", fmt.Errorf("its bridge takes no more ports: %w", errdefs.ErrFailedPrecondition)
-		case try < 3 && errors.Is(err, unix.EEXIST):
-			if _, err := out.index(v.Host); err != nil {
-				return "", fmt.Errorf("interface %s exists in the sandbox: %w", e.link, errdefs.ErrAlreadyExists)
-			}
-		case try < 3 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)):
-			f.lost(e.lan)
-			if err := f.ensureUp(ctx, e.lan); err != nil {
-				return "", err
-			}
-		default:
-			return "", fmt.Errorf("make link %s: %w", e.link, err)
-		}
-	}
-}
-
-// linksOf lists the links in a namespace by name.
-func (f *Fabric) linksOf(id string) (map[string]bool, error) {
-	present := map[string]bool{}
-	err := inside(f.path(id), func() error {
-		all, err := net.Interfaces()
-		for _, i := range all {
-			present[i.Name] = true
-		}
-		return err
-	})
-	return present, err
-}
-
-// unlink deletes endpoints' links in a namespace that stays.
-func (f *Fabric) unlink(id string, ends []*end) error {
-	if len(ends) == 0 || !isNamespace(f.path(id)) {
-		return nil
-	}
-	return inside(f.path(id), func() error {
-		var all error
-		for _, e := range ends {
-			all = errors.Join(all, deleteLink(e.link))
-		}
-		return all
-	})
 }
 
 // announce tells names, ports and the sandbox's resolver what the sandbox is
