@@ -642,6 +642,15 @@ func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	return nil
 }
 
+// Upgrade makes the keeper execute another program in its own place, under
+// running containers. It returns when the keeper has agreed; KeeperLost and
+// KeeperBack follow.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	files, err := c.call(ctx, VerbUpgrade, UpgradeCall{program}, nil, false)
+	closeAll(files)
+	return err
+}
+
 // Pid is the process id of the keeper, 0 while there is none.
 func (c *Client) Pid() int {
 	c.mu.Lock()

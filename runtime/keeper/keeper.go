@@ -136,7 +136,7 @@ type AttachRequest struct {
 
 	// Out receives output from now on: Docker's frames (stream, three zero
 	// bytes, big-endian length) or, of a container with a terminal, its bytes.
-	// It is written without blocking: a reader that falls more than a mebibyte
+	// It is written without blocking: a reader that falls more than 8 MiB
 	// behind is cut off, after a frame on stderr that says so. Out is closed
 	// when the container has ended and everything is delivered. Pass the
 	// writing end of a pipe or a socket; the call takes ownership of it.

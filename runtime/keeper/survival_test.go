@@ -270,7 +270,7 @@ func TestKillsDuringStarts(t *testing.T) {
 	var work sync.WaitGroup
 	for w := range 4 {
 		work.Go(func() {
-			for i := range 6 {
+			for i := range 3 {
 				id := fmt.Sprintf("k%d-%d", w, i)
 				c := ctx(t)
 				if _, err := h.client.Run(c, h.bundle(id, "sh", "-c", "exit 9")); err != nil {

@@ -148,5 +148,5 @@ type Options struct {
 	Guard   *Guard // nil: nobody starts the daemon again
 	// HandshakeTimeout bounds starting a keeper and agreeing with it; 0: 10 s.
 	HandshakeTimeout time.Duration
-	Log              *slog.Logger // nil: discarded
+	Log              *slog.Logger `json:"-"` // nil: discarded
 }

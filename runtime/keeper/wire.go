@@ -167,7 +167,7 @@ func (c *Conn) fill() error {
 			return perr
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if n == 0 {

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxBehind is how far an attached reader may fall behind.
-	maxBehind = 1 << 20
+	// maxBehind is how far an attached reader may fall behind: enough for one
+	// that is busy for a moment while a program prints a long text.
+	maxBehind = 8 << 20
 	// lastWords is how long a reader that does not read is waited for when
 	// there is nothing more to come.
 	lastWords = 30 * time.Second

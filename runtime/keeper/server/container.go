@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type record struct {
 	ID          string
 	CreatedAt   time.Time
 	StartedAt   time.Time `json:",omitzero"`
+	Ready       bool      // the process waits to be started; without it, it is half made
 	CgroupsPath string
 	HostPid     bool `json:",omitempty"` // shares a pid namespace: its init does not take the others with it
 	TTY         bool `json:",omitempty"`
@@ -106,6 +108,23 @@ func (s *Server) create(b keeper.Bundle, start bool) (keeper.Status, error) {
 		return keeper.Status{}, err
 	}
 	defer c.op.Unlock()
+	if st := c.status(); st.State == keeper.StateStopped && st.StartedAt.IsZero() {
+		// Its process died before it ran, with an earlier keeper perhaps.
+		if err := c.destroy(); err != nil {
+			return keeper.Status{}, err
+		}
+		again := newContainer(s, b.ID)
+		again.op.Lock()
+		defer again.op.Unlock()
+		s.mu.Lock()
+		if other := s.containers[b.ID]; other != nil {
+			s.mu.Unlock()
+			return keeper.Status{}, keeper.Classed(errdefs.ErrUnavailable, fmt.Errorf("create %s: somebody else is creating it", b.ID))
+		}
+		s.containers[b.ID] = again
+		s.mu.Unlock()
+		c = again
+	}
 	if c.status().State == "" {
 		if err := c.make(b); err != nil {
 			s.forget(c)
@@ -237,6 +256,11 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		pidfd.Close()
 		return err
 	}
+	c.record.Ready = true
+	if err := writeJSON(filepath.Join(c.dir(), recordFile), c.record); err != nil {
+		pidfd.Close()
+		return err
+	}
 	c.adopt(keeper.StateCreated, pidfd)
 	return nil
 }
@@ -299,16 +323,25 @@ func (c *container) letGo() error {
 		}
 	})
 	var b [1]byte
-	_, err = io.ReadFull(f, b[:])
+	for {
+		if c.proc == nil { // it may have been let go by a keeper that died in this moment
+			_ = f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		}
+		if _, err = io.ReadFull(f, b[:]); err == nil || ended(c.done) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if c.hasBegun() {
+			err = nil
+			break
+		}
+	}
 	close(stop)
 	wg.Wait()
 	if err != nil {
-		select {
-		case <-c.done:
+		if ended(c.done) {
 			return &keeper.StartError{Code: 128, Err: fmt.Errorf("start %s: its process died before it ran", c.id)}
-		default:
-			return fmt.Errorf("start %s: %w", c.id, err)
 		}
+		return fmt.Errorf("start %s: %w", c.id, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -321,6 +354,22 @@ func (c *container) letGo() error {
 	rec := c.record
 	c.mu.Unlock()
 	return writeJSON(filepath.Join(c.dir(), recordFile), rec)
+}
+
+func ended(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// hasBegun says whether the container's process executes its own program and
+// no longer ours.
+func (c *container) hasBegun() bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.pid))
+	return err == nil && !strings.HasPrefix(exe, sealedName)
 }
 
 // delete ends a container and removes all that was made for it.

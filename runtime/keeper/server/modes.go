@@ -117,6 +117,10 @@ func (h hook) Fire(e *logrus.Entry) error {
 	return nil
 }
 
+// sealedName is how the kernel calls the sealed copy; the end of it is the
+// name given below, what comes before is exeseal's.
+const sealedName = "/memfd:runc_cloned:gantry-runtime"
+
 // seal executes the program anew from a sealed copy in memory, unless it runs
 // from one already. A container's process could reach the file it was started
 // from through /proc/PID/exe and write to it (CVE-2019-5736); libcontainer
@@ -156,8 +160,12 @@ func (s *Server) upgrade(r *request) error {
 		if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 			return fmt.Errorf("upgrade: %s is not a program", q.Program)
 		}
+		sock, err := s.sock.File() // before the listener is closed
+		if err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
 		s.mu.Lock()
-		s.upgrading = q.Program
+		s.upgrading, s.next = q.Program, sock
 		s.mu.Unlock()
 		r.after = s.quit
 		return nil
@@ -167,15 +175,11 @@ func (s *Server) upgrade(r *request) error {
 // execute replaces the program. The lock and the socket go over.
 func (s *Server) execute(program string) error {
 	s.turn.Lock() // no exit is half recorded
-	raw, err := s.sock.File()
-	if err != nil {
-		return err
-	}
 	args := []string{program, "serve", "--run", s.opts.Run, "--cgroup", s.opts.Cgroup}
 	for _, f := range []struct {
 		flag string
 		file *os.File
-	}{{"--lock-fd", s.lock}, {"--listen-fd", raw}} {
+	}{{"--lock-fd", s.lock}, {"--listen-fd", s.next}} {
 		fd := int(f.file.Fd())
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return os.NewSyscallError("fcntl", err)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/system"
@@ -78,6 +79,9 @@ func (c *container) recover() (bool, error) {
 		}
 		return false, err
 	}
+	if !c.record.Ready {
+		return false, nil
+	}
 	var err error
 	c.lc, err = libcontainer.Load(c.s.path("libcontainer"), c.id)
 	if err != nil {
@@ -85,7 +89,6 @@ func (c *container) recover() (bool, error) {
 		if errors.Is(err, libcontainer.ErrNotExist) {
 			err = nil
 		}
-		// Without libcontainer's state there never was a process to tell of.
 		return false, err
 	}
 	st, err := c.lc.State()
@@ -103,7 +106,7 @@ func (c *container) recover() (bool, error) {
 		return true, nil
 	}
 	if c.io, err = openStdio(c); err != nil {
-		return true, errors.Join(err, c.lost())
+		return true, err
 	}
 	pidfd, err := pidfdOf(st.InitProcessPid, st.InitProcessStartTime)
 	if err != nil {
@@ -117,9 +120,16 @@ func (c *container) recover() (bool, error) {
 	state := keeper.StateRunning
 	switch status {
 	case libcontainer.Created:
-		state = keeper.StateCreated
+		if !c.hasBegun() {
+			state = keeper.StateCreated
+		} else if err := os.Remove(c.s.path("libcontainer", c.id, "exec.fifo")); err != nil {
+			c.s.log.Warn("remove the fifo of a running container", "container", c.id, "error", err)
+		}
 	case libcontainer.Paused:
 		state = keeper.StatePaused
+	}
+	if state != keeper.StateCreated && c.record.StartedAt.IsZero() {
+		c.record.StartedAt = time.Now() // the last keeper died before it could write it down
 	}
 	if c.record.OpenStdin && !c.record.TTY {
 		if f, err := openPollable(c.io.fifo("stdin"), os.O_WRONLY); err == nil {
@@ -135,13 +145,6 @@ func (c *container) recover() (bool, error) {
 	}
 	c.waiter.Go(c.watch)
 	return true, nil
-}
-
-// lost is the end of a container that cannot be looked after: without its
-// streams it would stand still sooner or later.
-func (c *container) lost() error {
-	c.s.log.Error("a container cannot be taken over", "container", c.id)
-	return nil
 }
 
 // pidfdOf opens a pidfd of the process that began at the given time (field 22

@@ -64,6 +64,7 @@ type Server struct {
 	guarded    chan struct{} // a guard was set
 	settled    bool          // a client has deposited what it holds
 	upgrading  string
+	next       *os.File        // the socket, for the program that comes after
 	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
 
 	warmed  atomic.Int64 // when, in ns
