@@ -3,27 +3,30 @@ package compose
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/containerd/errdefs"
-	"gopkg.in/yaml.v3"
 )
 
 // encodingVersion counts changes of the encoding that an older gantry could not
 // read.
 const encodingVersion = 1
 
-// header is the first YAML document of an encoded project: its version and
-// what compose-go's own form leaves out.
+// header is the first document of an encoded project, JSON (which is YAML) on
+// one line: the version and what compose-go's own form leaves out.
 type header struct {
-	Version    int      `yaml:"gantry"`
-	Name       string   `yaml:"name"`
-	WorkingDir string   `yaml:"working_dir,omitempty"`
-	Files      []string `yaml:"files,omitempty"`
-	Profiles   []string `yaml:"profiles,omitempty"`
+	Version    int      `json:"gantry"`
+	Name       string   `json:"name"`
+	WorkingDir string   `json:"working_dir,omitempty"`
+	Files      []string `json:"files,omitempty"`
+	Profiles   []string `json:"profiles,omitempty"`
 }
+
+var separator = []byte("\n---\n")
 
 // Encode writes a project as canonical YAML, contents of secrets included: the
 // form it travels and is stored in. Equal projects give equal bytes.
@@ -42,9 +45,7 @@ func Encode(p *Project) ([]byte, error) {
 		}
 		out.Configs[name] = c
 	}
-	var b bytes.Buffer
-	enc := yaml.NewEncoder(&b)
-	err := enc.Encode(header{encodingVersion, p.Name, p.WorkingDir, p.ComposeFiles, p.Profiles})
+	head, err := json.Marshal(header{encodingVersion, p.Name, p.WorkingDir, p.ComposeFiles, p.Profiles})
 	if err != nil {
 		return nil, fmt.Errorf("encode project %s: %w", p.Name, err)
 	}
@@ -52,9 +53,7 @@ func Encode(p *Project) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode project %s: %w", p.Name, err)
 	}
-	b.WriteString("---\n")
-	b.Write(body)
-	return b.Bytes(), nil
+	return slices.Concat(head, separator, body), nil
 }
 
 func marshal(p *Project) (data []byte, err error) {
@@ -74,12 +73,12 @@ func Decode(data []byte) (*Project, error) {
 
 func decode(data []byte) (p *Project, err error) {
 	defer recovered(&err)
-	head, body, ok := bytes.Cut(data, []byte("\n---\n"))
+	head, body, ok := bytes.Cut(data, separator)
 	if !ok {
 		return nil, fmt.Errorf("the header is missing")
 	}
 	var h header
-	if err := yaml.Unmarshal(head, &h); err != nil {
+	if err := json.Unmarshal(head, &h); err != nil {
 		return nil, fmt.Errorf("header: %s", oneLine(err.Error()))
 	}
 	if h.Version != encodingVersion {
@@ -90,7 +89,7 @@ func decode(data []byte) (p *Project, err error) {
 		ConfigFiles: []types.ConfigFile{{Filename: "project", Content: body}},
 		Environment: types.Mapping{},
 	}
-	p, err = loader.LoadWithContext(context.Background(), details, func(o *loader.Options) {
+	options := func(o *loader.Options) {
 		o.SetProjectName(h.Name, true)
 		o.SkipValidation = true
 		o.SkipInterpolation = true
@@ -102,7 +101,12 @@ func decode(data []byte) (p *Project, err error) {
 		o.SkipResolveLabels = true
 		o.ResolvePaths = false
 		o.Profiles = []string{"*"} // what was encoded was enabled
-	})
+	}
+	model, err := loader.LoadModelWithContext(context.Background(), details, options)
+	if err != nil {
+		return nil, err
+	}
+	p, err = toProject(model, loader.ToOptions(&details, []func(*loader.Options){options}), details)
 	if err != nil {
 		return nil, err
 	}

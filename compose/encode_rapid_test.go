@@ -2,13 +2,14 @@ package compose
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"gopkg.in/yaml.v3"
+	"github.com/compose-spec/compose-go/v2/types"
 	"pgregory.net/rapid"
 )
 
@@ -166,7 +167,7 @@ func projectText(t *rapid.T) string {
 			rapid.Map(text(), func(s string) any { return map[string]any{"content": s} })).Draw(t, "config")},
 		"x-top": rapid.OneOf(texts(), anyOf(text())).Draw(t, "x-top"),
 	}
-	data, err := yaml.Marshal(model)
+	data, err := json.Marshal(model) // yaml.v3 writes some of these strings wrongly
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,4 +208,22 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("only %d of %d drawn projects load: the property says little", loaded, n)
 	}
 	t.Logf("%d of %d drawn projects load", loaded, n)
+}
+
+// TestRoundTripStrings: any string survives, wherever it stands.
+func TestRoundTripStrings(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		value, key := text().Draw(t, "value"), "k"+text().Draw(t, "key")
+		if rapid.Bool().Draw(t, "extension-like") {
+			key = "x-" + rapid.StringMatching(`[a-z0-9_./-]{0,6}`).Draw(t, "name")
+		}
+		sameProject(t, &Project{
+			Name: "x", WorkingDir: value, ComposeFiles: []string{value},
+			Services: Services{"a": {Name: "a", Extensions: Extensions{"x-a": map[string]any{key: value}}, ContainerSpec: types.ContainerSpec{
+				Image: "i", Environment: MappingWithEquals{key: &value, "unset": nil}, Command: ShellCommand{value, key}, Entrypoint: ShellCommand{},
+				Labels: Labels{key: value}, Annotations: Mapping{key: value}, User: value,
+			}}},
+			Configs: Configs{"c": {Content: value, Labels: Labels{key: value}}},
+		})
+	})
 }

@@ -68,10 +68,10 @@ func TestDecodeRefuses(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing":       "",
 		"no header":     "services: {}\n",
-		"newer version": "gantry: 99\nname: x\n---\nservices: {}\n",
-		"not YAML":      "gantry: 1\nname: x\n---\n\t{",
-		"a list":        "gantry: 1\nname: x\n---\n- a\n",
-		"wrong types":   "gantry: 1\nname: x\n---\nservices: [1]\n",
+		"newer version": `{"gantry":99,"name":"x"}` + "\n---\nservices: {}\n",
+		"not YAML":      `{"gantry":1,"name":"x"}` + "\n---\n\t{",
+		"a list":        `{"gantry":1,"name":"x"}` + "\n---\n- a\n",
+		"wrong types":   `{"gantry":1,"name":"x"}` + "\n---\nservices: [1]\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if p, err := Decode([]byte(text)); err == nil {

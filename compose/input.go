@@ -39,7 +39,7 @@ type input struct {
 	profiles   []string
 	warned     map[string]bool
 	// doubted: what the merged model does not show must be validated, too: the
-	// keys of included files, a name that is no string.
+	// keys of included files, a name that is no string or not as it should be.
 	doubted bool
 }
 
@@ -301,6 +301,9 @@ func (in *input) nameProject() error {
 	if name == "" {
 		name, from = in.env["COMPOSE_PROJECT_NAME"], "COMPOSE_PROJECT_NAME"
 	}
+	for _, f := range in.files {
+		in.doubted = in.doubted || oddExternal.Match(f.Content)
+	}
 	if name != "" {
 		if loader.NormalizeProjectName(name) != name {
 			return &Error{Object: from, Cause: fmt.Sprintf("invalid project name %q", name),
@@ -326,6 +329,10 @@ func (in *input) nameProject() error {
 // mayHaveName spares most files a second parse.
 var mayHaveName = regexp.MustCompile(`(?m)^["'{]?.*name["']?\s*:`)
 
+// oddExternal finds an `external` that is neither true nor false: as a mapping
+// it is deprecated, and merging drops keys it should not have.
+var oddExternal = regexp.MustCompile(`(?m)external["']?[ \t]*:[ \t]*(?:[^tf \t]|$)`)
+
 // options are what compose-go is asked to do. validate turns its JSON schema
 // on; see [input.model].
 func (in *input) options(validate bool) (types.ConfigDetails, []func(*loader.Options)) {
@@ -334,7 +341,7 @@ func (in *input) options(validate bool) (types.ConfigDetails, []func(*loader.Opt
 		o.SetProjectName(in.name, in.nameSaid)
 		o.SkipValidation = !validate
 		o.SkipInterpolation = in.src.NoInterpolate
-		o.SkipNormalization = in.src.NoNormalize
+		o.SkipNormalization = in.src.NoNormalize || !validate
 		o.SkipConsistencyCheck = in.src.NoConsistency
 		o.ResolvePaths = !in.src.NoPathResolution
 		o.ConvertWindowsPaths, _ = strconv.ParseBool(in.env["COMPOSE_CONVERT_WINDOWS_PATHS"])

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -130,7 +133,7 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 		if err != nil {
 			return "", in.explain(ctx, err)
 		}
-		return details.Environment["COMPOSE_PROJECT_NAME"], nil
+		return loader.NormalizeProjectName(details.Environment["COMPOSE_PROJECT_NAME"]), nil
 	}
 	if in.name == "" {
 		return "", errNoName
@@ -147,30 +150,52 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 // and words the error.
 func (in *input) model(ctx context.Context) (map[string]any, *types.ConfigDetails, error) {
 	model, details, err := in.merge(ctx, false)
-	if err != nil || in.doubted || !conforms(model) {
-		model, details, err = in.merge(ctx, true)
+	if err == nil && !in.doubted && conforms(model) {
+		if in.src.NoNormalize {
+			return model, details, nil
+		}
+		if model, err = in.normalize(model, details); err == nil {
+			return model, details, nil
+		}
 	}
-	return model, details, err
+	return in.merge(ctx, true)
 }
 
+// merge is one loading by compose-go. Without validation it leaves
+// normalisation, which would cover mistakes up, to normalize.
 func (in *input) merge(ctx context.Context, validate bool) (model map[string]any, d *types.ConfigDetails, err error) {
 	defer recovered(&err)
 	details, options := in.options(validate)
 	model, err = loader.LoadModelWithContext(ctx, details, options...)
-	if err == nil && details.Environment["COMPOSE_PROJECT_NAME"] == "" {
+	name := details.Environment["COMPOSE_PROJECT_NAME"]
+	if err == nil && name == "" {
 		err = errNoName
 	}
+	in.doubted = in.doubted || loader.NormalizeProjectName(name) != name
 	return model, &details, err
+}
+
+func (in *input) normalize(model map[string]any, details *types.ConfigDetails) (_ map[string]any, err error) {
+	defer recovered(&err)
+	if _, ok := model["version"]; ok {
+		in.warn("version: has no meaning any more; remove it")
+		delete(model, "version")
+	}
+	services, _ := model["services"].(map[string]any)
+	for _, s := range services {
+		// `pid:` without a value is allowed, but more than compose-go expects.
+		if s, ok := s.(map[string]any); ok && s["pid"] == nil {
+			delete(s, "pid")
+		}
+	}
+	model["name"] = details.Environment["COMPOSE_PROJECT_NAME"]
+	return loader.Normalize(model, details.Environment)
 }
 
 func (in *input) project(ctx context.Context) (*Project, error) {
 	model, details, err := in.model(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if _, ok := model["version"]; ok {
-		in.warn("version: has no meaning any more; remove it")
-		delete(model, "version")
 	}
 	return in.bind(model, details, in.src.NoConsistency)
 }
@@ -183,7 +208,7 @@ func (in *input) bind(model map[string]any, details *types.ConfigDetails, unchec
 	opts := loader.ToOptions(details, options)
 	opts.SkipConsistencyCheck = unchecked
 	opts.SetProjectName(details.Environment["COMPOSE_PROJECT_NAME"], true)
-	if p, err = loader.ModelToProject(model, opts, *details); err != nil {
+	if p, err = toProject(model, opts, *details); err != nil {
 		return nil, err
 	}
 	for _, f := range in.files {
@@ -193,6 +218,42 @@ func (in *input) bind(model map[string]any, details *types.ConfigDetails, unchec
 		err = check(p, in.locator())
 	}
 	return p, err
+}
+
+// toProject is compose-go's, which takes any key with x- for an extension, be it
+// that of a label. Written as a list, labels and variables are safe from it.
+func toProject(model map[string]any, opts *loader.Options, details types.ConfigDetails) (*Project, error) {
+	asLists := func(object any) {
+		o, _ := object.(map[string]any)
+		for _, key := range []string{"labels", "annotations", "environment"} {
+			m, _ := o[key].(map[string]any)
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(m)), func(k string) bool { return strings.HasPrefix(k, "x-") }) {
+				continue
+			}
+			var list []any
+			for _, k := range sortedKeys(m) {
+				switch v := m[k]; {
+				case v != nil:
+					list = append(list, fmt.Sprintf("%s=%v", k, v))
+				case key == "environment":
+					list = append(list, k)
+				default:
+					list = append(list, k+"=")
+				}
+			}
+			o[key] = list
+		}
+	}
+	for _, section := range []string{"services", "networks", "volumes", "secrets", "configs"} {
+		objects, _ := model[section].(map[string]any)
+		for _, o := range objects {
+			asLists(o)
+			if s, ok := o.(map[string]any); ok && section == "services" {
+				asLists(s["deploy"])
+			}
+		}
+	}
+	return loader.ModelToProject(model, opts, details)
 }
 
 // recovered turns a panic of compose-go, which asserts types where it trusts

@@ -35,6 +35,7 @@ func TestProjectName(t *testing.T) {
 		{"--project-directory", plain + "-- _Other/x --\n", "other", func(s *Source) { s.ProjectDir = "_Other"; s.Files = []string{"compose.yaml"} }},
 		{"name:", named, "stall", nil},
 		{"name: with a variable", named, "tent", environ("N=tent")},
+		{"name: put right", "name: My.Stall\nservices: {a: {image: a}}\n", "mystall", nil},
 		{"name: of a later file wins", named + "-- b.yaml --\nname: b\n", "b", func(s *Source) { s.Files = []string{"compose.yaml", "b.yaml"} }},
 		{"COMPOSE_PROJECT_NAME", named, "env", environ("COMPOSE_PROJECT_NAME=env")},
 		{".env", named + "-- .env --\nCOMPOSE_PROJECT_NAME=dot\n", "dot", nil},
@@ -263,6 +264,27 @@ networks: {back: {}}
 	}
 	if _, err := Select(p, []string{"debug"}, false); err == nil || err.Error() != "service debug: is disabled by its profiles; enable it with --profile tools" {
 		t.Errorf("Select of a disabled service: %v", err)
+	}
+}
+
+// TestExtensionLikeNames: a label is no extension, whatever its name.
+func TestExtensionLikeNames(t *testing.T) {
+	p := mustLoad(t, "services: {a: {image: a, labels: {x-l: 1, y: }, environment: {x-e: b, U: }}}\nnetworks: {default: {labels: {x-n: c}}}\n")
+	s := p.Services["a"]
+	if diff := cmp.Diff(Labels{"x-l": "1", "y": ""}, s.Labels); diff != "" {
+		t.Error(diff)
+	}
+	if v, ok := s.Environment["U"]; *s.Environment["x-e"] != "b" || v != nil || !ok || len(s.Environment) != 2 {
+		t.Errorf("%v", s.Environment)
+	}
+	if diff := cmp.Diff(Labels{"x-n": "c"}, p.Networks["default"].Labels); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPidWithoutValue(t *testing.T) {
+	if p := mustLoad(t, "services: {a: {image: a, pid: }}\n"); p.Services["a"].Pid != "" {
+		t.Error(p.Services["a"].Pid)
 	}
 }
 
