@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"gantry/network"
 	"gantry/runtime/spec"
 	"gantry/runtime/volume"
 
@@ -80,6 +81,9 @@ func (e *Engine) create(ctx context.Context, c *Container) (err error) {
 		return err
 	}
 	for _, ep := range cfg.Network.Endpoints {
+		if ep.Network == "" || ep.Network == network.DefaultNetwork {
+			continue // made when it is first used
+		}
 		if _, err := e.Fabric.Network(ep.Network); err != nil {
 			return err
 		}
