@@ -3,20 +3,38 @@ package api
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"gantry/network"
 
+	"github.com/containerd/errdefs"
 	dockernet "github.com/moby/moby/api/types/network"
 )
 
-// predefined are networks every Docker has: "host" and "none" are no networks
-// of ours but ways to do without, and shown because clients look for them.
+// predefined are networks every Docker has and clients look for: "host" and
+// "none" are no networks of ours but ways to do without; "bridge" is one, made
+// when it is first used and shown before.
 func predefined() []network.Network {
-	return []network.Network{
-		{ID: strings.Repeat("0", 63) + "1", Spec: network.Spec{Name: dockernet.NetworkHost, Driver: "host"}},
-		{ID: strings.Repeat("0", 63) + "2", Spec: network.Spec{Name: dockernet.NetworkNone, Driver: "null"}},
+	builtin := func(last, name, driver string) network.Network {
+		return network.Network{ID: strings.Repeat("0", 63) + last, Spec: network.Spec{Name: name, Driver: driver}}
 	}
+	return []network.Network{
+		builtin("1", dockernet.NetworkHost, "host"),
+		builtin("2", dockernet.NetworkNone, "null"),
+		builtin("3", network.DefaultNetwork, "bridge"),
+	}
+}
+
+// networks are those that exist and those that are always there.
+func (s *server) networks() []network.Network {
+	all := s.Engine.ListNetworks()
+	for _, p := range predefined() {
+		if !slices.ContainsFunc(all, func(n network.Network) bool { return n.Name == p.Name }) {
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 func isPredefined(name string) bool {
@@ -39,7 +57,7 @@ func (s *server) networkList(_ context.Context, w http.ResponseWriter, r *http.R
 		}
 	}
 	out := []dockernet.Summary{}
-	for _, n := range append(s.Engine.ListNetworks(), predefined()...) {
+	for _, n := range s.networks() {
 		kind := "custom"
 		if isPredefined(n.Name) {
 			kind = "builtin"
@@ -61,12 +79,14 @@ func (s *server) networkInspect(_ context.Context, w http.ResponseWriter, r *htt
 		return notFoundf("network %s not found in scope %s", r.PathValue("id"), scope)
 	}
 	ref := r.PathValue("id")
-	for _, n := range predefined() {
-		if n.Name == ref || n.ID == ref {
-			return writeJSON(w, http.StatusOK, dockernet.Inspect{Network: wireNetwork(n), Containers: map[string]dockernet.EndpointResource{}})
+	n, err := s.Engine.Network(ref)
+	if errdefs.IsNotFound(err) {
+		for _, p := range predefined() {
+			if p.Name == ref || p.ID == ref {
+				n, err = p, nil
+			}
 		}
 	}
-	n, err := s.Engine.Network(ref)
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func TestNetworks(t *testing.T) {
 		return names
 	}
 	for _, tt := range []struct{ key, value, want string }{
-		{"", "", "front host none"}, {"name", "fro", "front"}, {"driver", "null", "none"}, {"type", "custom", "front"},
+		{"", "", "front host none bridge"}, {"name", "fro", "front"}, {"driver", "null", "none"}, {"type", "custom", "front"},
 		{"label", "com.docker.compose.project=shop", "front"}, {"dangling", "true", ""}, {"id", "fff", "front"},
 	} {
 		if got := strings.Join(list(tt.key, tt.value), " "); got != tt.want {
@@ -164,6 +164,9 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("got %+v, %v", n.Network, err)
 	}
 	if n, err := c.NetworkInspect(ctx, "host", moby.NetworkInspectOptions{}); err != nil || n.Network.Driver != "host" {
+		t.Errorf("got %+v, %v", n.Network, err)
+	}
+	if n, err := c.NetworkInspect(ctx, "bridge", moby.NetworkInspectOptions{}); err != nil || n.Network.Driver != "bridge" {
 		t.Errorf("got %+v, %v", n.Network, err)
 	}
 	yes := true
