@@ -165,7 +165,7 @@ func (e *Engine) writeFiles(c Container) error {
 		return err
 	}
 	files := e.filesOf(c.ID)
-	hosts, err := hostsFile(c, nil, e.Fabric.HostGateway())
+	hosts, err := hostsFile(c, nil, e.hostGateway(c))
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}

@@ -59,6 +59,17 @@ func hostsFile(c Container, joined []network.Joined, gateway netip.Addr) ([]byte
 	return b.Bytes(), nil
 }
 
+// hostGateway is the address of the host, asked for only where an extra host
+// needs it: asking makes the default bridge.
+func (e *Engine) hostGateway(c Container) netip.Addr {
+	for _, x := range c.Config.Network.ExtraHosts {
+		if strings.HasSuffix(x, "host-gateway") {
+			return e.Fabric.HostGateway()
+		}
+	}
+	return netip.Addr{}
+}
+
 // splitHost takes "name:addr" and "name=addr" apart. An IPv6 address may stand
 // in brackets.
 func splitHost(x string) (name, addr string, ok bool) {

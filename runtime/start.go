@@ -215,7 +215,7 @@ func (e *Engine) unwire(ctx context.Context, c Container) error {
 
 // writeHosts completes /etc/hosts with the addresses.
 func (e *Engine) writeHosts(c Container, joined []network.Joined) error {
-	content, err := hostsFile(c, joined, e.Fabric.HostGateway())
+	content, err := hostsFile(c, joined, e.hostGateway(c))
 	if err != nil {
 		return err
 	}
