@@ -251,4 +251,3 @@ func TestDaemonDiesUnderLoad(t *testing.T) {
 		})
 	})
 }
-

@@ -85,7 +85,7 @@ func cgroups() []string {
 
 // minus lists what is here and was not before. Several things of one name
 // count each.
-func (s snapshot) minus(before snapshot) string {
+func (s snapshot) minus(before snapshot) difference {
 	var b strings.Builder
 	for _, kind := range []string{"process", "mount", "link", "nftables", "cgroup"} {
 		had := map[string]int{}
@@ -96,6 +96,20 @@ func (s snapshot) minus(before snapshot) string {
 			if had[x]--; had[x] < 0 {
 				fmt.Fprintf(&b, "%s: %s\n", kind, x)
 			}
+		}
+	}
+	return difference(b.String())
+}
+
+// difference is lines of the form "kind: name".
+type difference string
+
+// without leaves a kind out.
+func (d difference) without(kind string) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(d)) {
+		if !strings.HasPrefix(line, kind+": ") {
+			b.WriteString(line)
 		}
 	}
 	return b.String()
