@@ -17,18 +17,24 @@ import (
 // judge: a model it doubts is loaded again by compose-go with its own, slower
 // validator (see [input.model]). A property test holds the two against each
 // other.
-func conforms(model map[string]any) (ok bool) {
+func conforms(s *schemaRoot, model map[string]any) (ok bool) {
 	defer func() {
 		if recover() != nil { // compose-go's rules trust the schema
 			ok = false
 		}
 	}()
-	var s schemaRoot
-	if err := json.Unmarshal([]byte(schema.Schema), &s); err != nil {
-		return false
-	}
 	v := validator{defs: s.Defs, patterns: map[string]*regexp.Regexp{}}
 	return v.valid(&s.rule, model, nil) && validation.Validate(model) == nil
+}
+
+// parseSchema reads the specification's schema, some 90 KB. One that cannot be
+// read lets nothing pass.
+func parseSchema() *schemaRoot {
+	s := &schemaRoot{}
+	if err := json.Unmarshal([]byte(schema.Schema), s); err != nil {
+		return &schemaRoot{rule: rule{Type: typeNames{"none"}}}
+	}
+	return s
 }
 
 type schemaRoot struct {

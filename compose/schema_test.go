@@ -47,6 +47,7 @@ func TestSchemaKeywords(t *testing.T) {
 // lets pass, compose-go's own validator must let pass as well.
 func TestConformsAgrees(t *testing.T) {
 	spoilt, passed := 0, 0
+	rules := parseSchema()
 	rapid.Check(t, func(t *rapid.T) {
 		var model any
 		if err := yaml.Unmarshal([]byte(projectText(t)), &model); err != nil {
@@ -63,7 +64,7 @@ func TestConformsAgrees(t *testing.T) {
 			t.Fatal(err)
 		}
 		quick, details, err := in.merge(context.Background(), false)
-		ok := err == nil && !in.doubted && conforms(quick)
+		ok := err == nil && !in.doubted && conforms(rules, quick)
 		if ok {
 			_, err = in.normalize(quick, details)
 			ok = err == nil

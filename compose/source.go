@@ -149,8 +149,11 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 // for want of validation, is loaded once more with the schema, which decides
 // and words the error.
 func (in *input) model(ctx context.Context) (map[string]any, *types.ConfigDetails, error) {
+	parsed := make(chan *schemaRoot, 1)
+	go func() { parsed <- parseSchema() }() // beside the merging; both are awaited
 	model, details, err := in.merge(ctx, false)
-	if err == nil && !in.doubted && conforms(model) {
+	rules := <-parsed
+	if err == nil && !in.doubted && conforms(rules, model) {
 		if in.src.NoNormalize {
 			return model, details, nil
 		}
