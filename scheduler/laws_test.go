@@ -366,41 +366,45 @@ func (l *life) anyCall(p *compose.Project) Goal {
 // which every part after it fails. Whatever happened, the next walk of the same
 // goal brings it about.
 func TestLaws(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		l := newLife(t)
-		for i := range rapid.IntRange(1, 4).Draw(t, "calls") {
-			p := anyProject(t)
-			if i > 0 && rapid.Bool().Draw(t, "same project") && l.stored != nil {
-				p = l.stored.Project
-			}
-			for range rapid.IntRange(0, 2).Draw(t, "disturbances") {
-				l.disturb()
-			}
-			asked := l.anyCall(p)
-			g, plan, ok := l.ask(asked)
-			if !ok {
-				continue
-			}
-			t.Logf("call: %s scope %v options %+v\n%s", asked.Project.Name, g.Scope, g.Options, plan)
-			l.suit(g.Project)
-			at, dies, parts := rapid.IntRange(0, 30).Draw(t, "fault at"), rapid.Bool().Draw(t, "dies"), 0
-			l.watch(g, func(string, string) error {
-				if parts++; parts == at || parts > at && dies && at > 0 {
-					return errDead
-				}
-				return nil
-			})
-			err := Execute(context.Background(), l.w, plan, nil)
-			if err != nil && !errors.Is(err, errDead) {
-				t.Fatalf("%v\nof\n%s", err, plan)
-			}
-			l.check()
-			l.finish(g)
-			if g.IsDown() {
-				l.stored = nil
-			}
+	for i := range 5 { // of 100 lives each, or what -rapid.checks says
+		t.Run(fmt.Sprint(i), func(t *testing.T) { rapid.Check(t, live) })
+	}
+}
+
+func live(t *rapid.T) {
+	l := newLife(t)
+	for i := range rapid.IntRange(1, 4).Draw(t, "calls") {
+		p := anyProject(t)
+		if i > 0 && rapid.Bool().Draw(t, "same project") && l.stored != nil {
+			p = l.stored.Project
 		}
-	})
+		for range rapid.IntRange(0, 2).Draw(t, "disturbances") {
+			l.disturb()
+		}
+		asked := l.anyCall(p)
+		g, plan, ok := l.ask(asked)
+		if !ok {
+			continue
+		}
+		t.Logf("call: %s scope %v options %+v\n%s", asked.Project.Name, g.Scope, g.Options, plan)
+		l.suit(g.Project)
+		at, dies, parts := rapid.IntRange(0, 30).Draw(t, "fault at"), rapid.Bool().Draw(t, "dies"), 0
+		l.watch(g, func(string, string) error {
+			if parts++; parts == at || parts > at && dies && at > 0 {
+				return errDead
+			}
+			return nil
+		})
+		err := Execute(context.Background(), l.w, plan, nil)
+		if err != nil && !errors.Is(err, errDead) {
+			t.Fatalf("%v\nof\n%s", err, plan)
+		}
+		l.check()
+		l.finish(g)
+		if g.IsDown() {
+			l.stored = nil
+		}
+	}
 }
 
 // TestSchedulerSurvives is the same with whole schedulers in virtual time: a

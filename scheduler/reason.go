@@ -49,46 +49,66 @@ func (p *planner) wasKnown(s *service, c Container) bool {
 		return false
 	}
 	was, ok := p.have.Was.Services[s.name]
-	was.Name = s.name
-	return ok && compose.HashIn(p.have.Was, was) == c.Hash
+	if ok && s.wasHash == "" {
+		was.Name = s.name
+		s.wasHash = compose.HashIn(p.have.Was, was)
+	}
+	return ok && s.wasHash == c.Hash
 }
 
 // fieldReason names the fields of the service that have changed, if the
 // project before is the one the container was made from.
 func (p *planner) fieldReason(s *service, c Container) string {
+	const unknown = "its configuration has changed"
 	if !p.wasKnown(s, c) {
-		return "its configuration has changed"
+		return unknown
 	}
-	was := p.have.Was.Services[s.name]
-	changes := diff("", tree(was), tree(*s.conf))
-	changes = slices.DeleteFunc(changes, func(d change) bool { return unhashed(d.field) })
-	var texts []string
-	for _, d := range changes {
-		texts = append(texts, d.String())
+	if s.fields == "" { // the same for all replicas
+		s.fields = some(p.changedFields(s), unknown)
+	}
+	return s.fields
+}
+
+func (p *planner) changedFields(s *service) []fmt.Stringer {
+	var all []fmt.Stringer
+	for _, d := range diff("", tree(p.have.Was.Services[s.name]), tree(*s.conf)) {
+		if !unhashed(d.field) {
+			all = append(all, d)
+		}
 	}
 	for _, ref := range s.conf.Secrets {
 		if p.have.Was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
-			texts = append(texts, "content of secret "+ref.Source)
+			all = append(all, content("secret "+ref.Source))
 		}
 	}
 	for _, ref := range s.conf.Configs {
 		if p.have.Was.Configs[ref.Source].Content != p.p.Configs[ref.Source].Content {
-			texts = append(texts, "content of config "+ref.Source)
+			all = append(all, content("config "+ref.Source))
 		}
 	}
-	return some(texts, "its configuration has changed")
+	return all
 }
 
-// some joins the first texts and counts the others.
-func some(texts []string, none string) string {
+// content is a change of what a secret or config holds, which is never shown.
+type content string
+
+func (c content) String() string { return "content of " + string(c) }
+
+// some joins the first changes and counts the others.
+func some(changes []fmt.Stringer, none string) string {
 	const most = 4
-	switch n := len(texts); {
-	case n == 0:
+	if len(changes) == 0 {
 		return none
-	case n > most:
-		return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), n-most)
 	}
-	return strings.Join(texts, ", ")
+	var texts []string
+	for _, c := range changes[:min(len(changes), most)] {
+		texts = append(texts, c.String())
+	}
+	text := strings.Join(texts, ", ")
+	if more := len(changes) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // unhashed reports whether a field steers gantry and not the container; see
@@ -169,11 +189,11 @@ func (p *planner) volumeReason(key string) string {
 }
 
 func fields(was, is any) string {
-	var texts []string
+	var all []fmt.Stringer
 	for _, d := range diff("", tree(was), tree(is)) {
-		texts = append(texts, d.String())
+		all = append(all, d)
 	}
-	return some(texts, "")
+	return some(all, "")
 }
 
 // tree is a value as the maps, lists and scalars its JSON has.

@@ -116,6 +116,10 @@ type service struct {
 	// acted are the steps that bring replicas to life.
 	acted []int
 	doors *[]int // what a replica must wait for; nil: not asked yet
+
+	labels  map[string]string // of every replica; nil: not asked yet
+	fields  string            // which fields have changed; "": not asked yet
+	wasHash string            // in the project before; "": not asked yet
 }
 
 // replica is one that will be there when the plan is done.
@@ -165,10 +169,23 @@ func (p *planner) add(s Step) int {
 			s.After = p.pulls
 		}
 	}
-	s.After = slices.Compact(slices.Sorted(slices.Values(s.After)))
+	if !slices.IsSorted(s.After) {
+		s.After = slices.Sorted(slices.Values(s.After))
+	}
+	s.After = compactInts(s.After)
 	s.ID = len(p.plan.Steps) + 1
 	p.plan.Steps = append(p.plan.Steps, s)
 	return s.ID
+}
+
+// compactInts drops repetitions without writing to what it is given.
+func compactInts(sorted []int) []int {
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			return slices.Compact(slices.Clone(sorted))
+		}
+	}
+	return sorted
 }
 
 func (p *planner) note(format string, args ...any) {

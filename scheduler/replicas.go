@@ -218,13 +218,7 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	}
 	after = append(after, joined...)
 
-	labels := ContainerLabels(p.p, *s.conf, r.number, false)
-	labels[LabelHash] = s.hash
-	labels[LabelUses] = s.uses
-	labels[LabelGeneration] = strconv.Itoa(s.want.Generation)
-	if s.id != "" {
-		labels[LabelImage] = s.id
-	}
+	labels := p.labels(s, r.number)
 	var networks []string
 	if s.conf.NetworkMode == "" || len(s.conf.Networks) > 0 {
 		networks = p.networkKeys(*s.conf)
@@ -232,6 +226,22 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	return RunSpec{Project: p.p, Service: s.conf, Number: r.number, Name: ContainerName(p.p, *s.conf, r.number),
 		Image: s.image, ImageID: s.id, Labels: labels, Networks: networks, Joins: joins,
 		NoStart: p.want.Options.NoStart}, after, nil
+}
+
+// labels of a replica.
+func (p *planner) labels(s *service, number int) map[string]string {
+	if s.labels == nil {
+		s.labels = ContainerLabels(p.p, *s.conf, number, false)
+		s.labels[LabelHash] = s.hash
+		s.labels[LabelUses] = s.uses
+		s.labels[LabelGeneration] = strconv.Itoa(s.want.Generation)
+		if s.id != "" {
+			s.labels[LabelImage] = s.id
+		}
+	}
+	l := maps.Clone(s.labels)
+	l[LabelNumber] = strconv.Itoa(number)
+	return l
 }
 
 // networkSteps are the steps that create the networks of a service.

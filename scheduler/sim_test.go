@@ -519,7 +519,7 @@ func (w *sim) foreign() (untouched func() error) {
 
 // load reads a project from YAML, as the client would.
 func load(yaml string, o ...func(*compose.Source)) (*compose.Project, error) {
-	src := compose.Source{WorkDir: "/src", Files: []string{"-"}, ProjectName: "shop", Stdin: strings.NewReader(yaml)}
+	src := compose.Source{WorkDir: "/src", Files: []string{"-"}, ProjectName: "shop", Environ: []string{"TOKEN=t"}, Stdin: strings.NewReader(yaml)}
 	for _, f := range o {
 		f(&src)
 	}
