@@ -134,7 +134,9 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 	ct.op.Lock()
 	defer ct.op.Unlock()
 	c := ct.snapshot()
-	if !ownNetwork(c.Config.Network.Mode) || c.Config.Network.Mode == "none" {
+	// One that was taken off its last network is on none, and not for good.
+	bare := c.Config.Network.Mode == "none" && c.Asked.Network.Mode != "none"
+	if !ownNetwork(c.Config.Network.Mode) || c.Config.Network.Mode == "none" && !bare {
 		return fmt.Errorf("connect %s to network %s: its network mode is %q: %w", c.Name, n.Name, c.Config.Network.Mode, errdefs.ErrFailedPrecondition)
 	}
 	if slices.ContainsFunc(c.Config.Network.Endpoints, func(x spec.Endpoint) bool { return x.Network == n.Name || x.Network == n.ID }) {
@@ -149,6 +151,9 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 	}
 	now, err := e.update(ct, true, func(c *Container) {
 		c.Config.Network.Endpoints = append(slices.Clip(slices.Clone(c.Config.Network.Endpoints)), ep)
+		if bare {
+			c.Config.Network.Mode = ""
+		}
 		if c.State.Live() {
 			c.Networks = append(slices.Clip(slices.Clone(c.Networks)), joined)
 		}
