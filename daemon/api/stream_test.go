@@ -417,6 +417,18 @@ func TestStats(t *testing.T) {
 	}
 }
 
+func TestNetworkStats(t *testing.T) {
+	got := networkStats(`Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+  eth0:    1000      10    2    3    0     0          0         0     2000      20    5    6    0     0       0          0
+`)
+	want := container.NetworkStats{RxBytes: 1000, RxPackets: 10, RxErrors: 2, RxDropped: 3, TxBytes: 2000, TxPackets: 20, TxErrors: 5, TxDropped: 6}
+	if len(got) != 1 || got["eth0"] != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestTop(t *testing.T) {
 	c := dial(t, newFake())
 	got, err := c.ContainerTop(t.Context(), "web", moby.ContainerTopOptions{})

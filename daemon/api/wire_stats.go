@@ -35,6 +35,12 @@ func wireStats(c runtime.Container, st keeper.Stats, host spec.Host) container.S
 		},
 		PidsStats: container.PidsStats{Current: st.Pids, Limit: st.PidsLimit},
 	}
+	// On the host's network the counters would be everybody's.
+	if c.Pid != 0 && c.Config.Network.Mode != "host" {
+		if text, err := os.ReadFile("/proc/" + strconv.Itoa(c.Pid) + "/net/dev"); err == nil {
+			out.Networks = networkStats(string(text))
+		}
+	}
 	if out.MemoryStats.Limit == 0 {
 		out.MemoryStats.Limit = uint64(host.Memory)
 	}
@@ -46,6 +52,32 @@ func wireStats(c runtime.Container, st keeper.Stats, host spec.Host) container.S
 	}
 	for _, io := range st.IOOps {
 		out.BlkioStats.IoServicedRecursive = append(out.BlkioStats.IoServicedRecursive, container.BlkioStatEntry{Major: io.Major, Minor: io.Minor, Op: io.Op, Value: io.Value})
+	}
+	return out
+}
+
+// networkStats reads the counters of every interface but loopback in the
+// network namespace of a process (proc_net_dev(5)): sixteen columns behind
+// "name:", eight for what came in and eight for what went out.
+func networkStats(devices string) map[string]container.NetworkStats {
+	out := map[string]container.NetworkStats{}
+	for line := range strings.Lines(devices) {
+		name, columns, ok := strings.Cut(line, ":")
+		if name = strings.TrimSpace(name); !ok || name == "lo" {
+			continue
+		}
+		var n [16]uint64
+		fields := strings.Fields(columns)
+		if len(fields) < len(n) {
+			continue
+		}
+		for i := range n {
+			n[i], _ = strconv.ParseUint(fields[i], 10, 64)
+		}
+		out[name] = container.NetworkStats{
+			RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDropped: n[3],
+			TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDropped: n[11],
+		}
 	}
 	return out
 }
