@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"gantry/client"
+	"gantry/scheduler"
+
+	"github.com/containerd/errdefs"
+)
+
+// follower prints what the containers of a project write as they write it,
+// those that start later included.
+//
+//	events ──start──► one goroutine per container, reading its log
+//	        ──die───► ended(), and a look whether anything is left to follow
+type follower struct {
+	client   *client.Client
+	project  string
+	printer  *logPrinter
+	services []string // none: all
+	index    int      // of a replica; 0: all
+	skip     func(service string) bool
+	since    time.Time // from when events are heard
+
+	// exited, if not nil, hears of every container that ends, and with what
+	// code. An error ends the follower with it.
+	exited func(r replica, code int) error
+
+	mu       sync.Mutex
+	reading  map[string]bool
+	again    map[string]bool // it was started while its log was being read
+	lastLine map[string]time.Time
+	work     sync.WaitGroup
+}
+
+func newFollower(c *client.Client, project string, p *logPrinter, services []string) *follower {
+	return &follower{client: c, project: project, printer: p, services: services,
+		reading: map[string]bool{}, again: map[string]bool{}, lastLine: map[string]time.Time{}}
+}
+
+// errNothingLeft ends following when no container is left that could write.
+var errNothingLeft = errors.New("nothing left to follow")
+
+func (f *follower) wants(r replica) bool {
+	return !r.labels.OneOff && r.service != "" &&
+		(len(f.services) == 0 || slices.Contains(f.services, r.service)) &&
+		(f.index == 0 || r.labels.Number == f.index) &&
+		(f.skip == nil || !f.skip(r.service))
+}
+
+// run follows until nothing is left, ctx is done or exited says so. list are
+// the containers there are, whose logs are read as o says; a container that
+// starts later is read from its start.
+func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer f.work.Wait()
+	defer cancel(nil)
+	live := 0
+	for _, r := range list {
+		if f.wants(r) {
+			f.printer.know(r.short(f.project))
+		}
+	}
+	for _, r := range list {
+		if f.wants(r) {
+			f.read(ctx, r, o)
+		}
+		if r.live() {
+			live++
+		}
+	}
+	events := client.EventsOptions{Since: stamp(f.since), Filters: client.Filters{}.
+		Add("type", "container").Add("label", scheduler.LabelProject+"="+f.project).
+		Add("event", "start", "die", "destroy")}
+	if live == 0 { // what has happened is still to be heard, and that is all
+		events.Until = stamp(time.Now())
+	}
+	err := f.client.Events(ctx, events, func(e client.Event) error { return f.heard(ctx, e) })
+	if errors.Is(err, errNothingLeft) || err == nil && live == 0 {
+		// What was written before the end is still to be printed.
+		drained := make(chan struct{})
+		go func() { f.work.Wait(); close(drained) }()
+		select {
+		case <-drained:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	return err
+}
+
+// stamp writes a time as the events' Since and Until.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond())
+}
+
+func (f *follower) heard(ctx context.Context, e client.Event) error {
+	r := replica{labels: scheduler.FromLabels(e.Actor.Attributes), name: e.Actor.Attributes["name"]}
+	r.ID, r.service = e.Actor.ID, r.labels.Service
+	switch string(e.Action) {
+	case "start":
+		if f.wants(r) {
+			f.read(ctx, r, client.LogsOptions{Follow: true, Since: time.Unix(0, e.TimeNano).Add(-time.Second)})
+		}
+	case "die", "destroy":
+		if e.Action == "die" && f.exited != nil && !r.labels.OneOff {
+			code, _ := strconv.Atoi(e.Actor.Attributes["exitCode"])
+			if err := f.exited(r, code); err != nil {
+				return err
+			}
+		}
+		list, err := projectContainers(ctx, f.client, f.project)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list, func(r replica) bool { return r.live() && f.wants(r) }) {
+			return errNothingLeft
+		}
+	}
+	return nil
+}
+
+// read starts a goroutine for a container's log, unless one is at it. A log is
+// gone on with behind the last line that was printed.
+func (f *follower) read(ctx context.Context, r replica, o client.LogsOptions) {
+	name := r.short(f.project)
+	o.Follow = true
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.reading[r.ID] {
+		f.again[r.ID] = true
+		return
+	}
+	f.reading[r.ID] = true
+	f.work.Go(func() {
+		for {
+			err := readLog(ctx, f.client, r.ID, f.from(r.ID, o), func(l logLine) error {
+				f.printer.print(name, l)
+				f.mu.Lock()
+				f.lastLine[r.ID] = l.at
+				f.mu.Unlock()
+				return nil
+			})
+			if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
+				f.printer.say(name, " (its log cannot be read: "+oneLine(err)+")")
+			}
+			f.mu.Lock()
+			again := f.again[r.ID] && err == nil
+			delete(f.again, r.ID)
+			f.reading[r.ID] = again
+			f.mu.Unlock()
+			if !again {
+				return
+			}
+		}
+	})
+}
+
+// from moves the beginning behind the last line that was printed.
+func (f *follower) from(id string, o client.LogsOptions) client.LogsOptions {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last := f.lastLine[id]; !last.IsZero() {
+		o.Since, o.Tail = last.Add(time.Nanosecond), "all"
+	}
+	return o
+}
+
+// attachable leaves out services by --attach and --no-attach.
+func attachable(attach, noAttach []string) func(string) bool {
+	return func(service string) bool {
+		return len(attach) > 0 && !slices.Contains(attach, service) || slices.Contains(noAttach, service)
+	}
+}
+
+// exitText is what is said of a container that ended.
+func exitText(code int) string { return " exited with code " + strings.TrimSpace(strconv.Itoa(code)) }

@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// notYet is a command that exists elsewhere and not here, so that it is
+// refused by its own name rather than as unknown.
+func notYet(name, instead string) *cobra.Command {
+	return &cobra.Command{
+		Use:                name,
+		Short:              "Not supported yet",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		ValidArgsFunction:  cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			msg := "`" + cmd.CommandPath() + "` is not supported yet"
+			if instead != "" {
+				msg += "; " + instead
+			}
+			return fmt.Errorf("%s", msg)
+		},
+		Annotations: map[string]string{dryRunNote: "yes"},
+	}
+}
+
+// missingCommands are docker compose's that are still to come.
+func missingCommands() []*cobra.Command {
+	var all []*cobra.Command
+	for _, m := range [][2]string{
+		{"alpha", ""},
+		{"bridge", ""},
+		{"build", "load a finished image with `gantry image load`"},
+		{"commit", ""},
+		{"cp", "pass files through `gantry exec -T SERVICE tar`"},
+		{"export", ""},
+		{"publish", ""},
+		{"pull", "load an image with `gantry image load` or `gantry image import`"},
+		{"push", ""},
+		{"run", "use `gantry exec` in a running container"},
+		{"watch", ""},
+	} {
+		all = append(all, notYet(m[0], m[1]))
+	}
+	return all
+}

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"gantry/scheduler"
+
+	"github.com/spf13/cobra"
+)
+
+// planner looks ahead. A dry run holds no more than this, so that it cannot
+// change anything.
+type planner interface {
+	Plan(context.Context, scheduler.Goal) (scheduler.Plan, error)
+}
+
+func (a *app) planCommand() *cobra.Command {
+	var o upOptions
+	var format string
+	cmd := &cobra.Command{
+		Use:   "plan [SERVICE...]",
+		Short: "Show what up would do, and why",
+		Long: "plan shows what up would do, step by step with its reasons, and does nothing.\n" +
+			"It ends with 0 when there is nothing to do, with 2 when there is, with 1 on an error.",
+		ValidArgsFunction: a.completeServices,
+		RunE: func(cmd *cobra.Command, services []string) error {
+			ctx := cmd.Context()
+			o.hasTimeout = cmd.Flags().Changed("timeout")
+			if format != "" && format != "text" && format != formatJSON {
+				return fmt.Errorf("--format %q: must be text or json", format)
+			}
+			if err := o.refuse(); err != nil {
+				return err
+			}
+			g, err := a.goal(ctx, services, o)
+			if err != nil {
+				return err
+			}
+			c, err := a.daemon(ctx)
+			if err != nil {
+				return err
+			}
+			if err := missingImages(ctx, c, g); err != nil {
+				return err
+			}
+			if err := a.ignoreOrphans(ctx, c, &g); err != nil {
+				return err
+			}
+			plan, err := a.printPlan(ctx, c, g, format)
+			if err == nil && !plan.Empty() {
+				return exitCode(exitChanges)
+			}
+			return err
+		},
+	}
+	o.flags(cmd, a)
+	cmd.Flags().StringVar(&format, "format", "text", "text or json")
+	a.completeFlagValues(cmd, "format", "text", "json")
+	dryRunnable(cmd)
+	return cmd
+}
+
+func (a *app) printPlan(ctx context.Context, c planner, g scheduler.Goal, format string) (scheduler.Plan, error) {
+	plan, err := c.Plan(ctx, g)
+	if err != nil {
+		return plan, err
+	}
+	if format == formatJSON {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		return plan, enc.Encode(plan)
+	}
+	_, err = fmt.Fprint(a.out, plan.String())
+	return plan, err
+}
