@@ -19,7 +19,7 @@ TESTTAGS := -tags seccomp
 
 build:
 	@scripts/setup build
-	CGO_ENABLED=1 $(GO) build -trimpath $(STATIC) -o $(BIN)/gantry-runtime ./cmd/gantry-runtime
+	runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
 

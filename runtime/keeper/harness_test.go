@@ -29,6 +29,9 @@ var program string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if program = os.Getenv("GANTRY_RUNTIME"); program != "" {
+		return m.Run() // that one, whoever has built it
+	}
 	if os.Geteuid() == 0 && os.Getenv("GANTRY_TEST_DAEMON") == "" {
 		dir, err := os.MkdirTemp("", "gantry-keeper-")
 		if err != nil {

@@ -67,6 +67,7 @@ type Server struct {
 	next       *os.File        // the socket, for the program that comes after
 	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
 
+	filters filters
 	warmed  atomic.Int64 // when, in ns
 	buffers sync.Pool    // of 64 KiB
 }
