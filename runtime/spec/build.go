@@ -118,8 +118,8 @@ func process(in Input) (*specs.Process, error) {
 		return nil, refuse("command", "there is none, and the image names none: give one")
 	}
 	if c.Init {
-		// The init program is a command of gantry's own binary.
-		args = append([]string{initTarget, "init", "--"}, args...)
+		// gantry-runtime under this name runs what follows as its child.
+		args = append([]string{initTarget, "--"}, args...)
 	}
 	set := boundingSet(c, in.Host)
 	return &specs.Process{
