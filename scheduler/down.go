@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -130,6 +131,7 @@ func reconcileDown(want Goal, have State) Plan {
 			remove = append(remove, c)
 		}
 	}
+	slices.SortFunc(orphans, func(a, b Container) int { return cmp.Or(strings.Compare(a.Name, b.Name), byNumber(a, b)) })
 	p.noteOrphans(orphans)
 	removed := p.removeAll(remove, func(Container) string { return "down" }, RemoveOptions{Timeout: o.Timeout, Volumes: o.Volumes})
 	if want.Scope != nil {

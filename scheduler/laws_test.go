@@ -74,7 +74,7 @@ func anyOptions(t *rapid.T, p *compose.Project) Options {
 		Recreate:      rapid.SampledFrom([]Policy{Changed, Changed, Changed, Always, Never}).Draw(t, "recreate"),
 		NoStart:       rapid.IntRange(0, 9).Draw(t, "no start") == 0,
 		Wait:          rapid.Bool().Draw(t, "wait"),
-		RemoveOrphans: true,
+		RemoveOrphans: rapid.Bool().Draw(t, "remove orphans"),
 		RenewVolumes:  rapid.Bool().Draw(t, "renew volumes"),
 		Parallel:      rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "parallel"),
 	}
@@ -120,8 +120,8 @@ func (l *life) suit(p *compose.Project) {
 }
 
 // ask is what a call does up to its plan. ok is false if the goal is refused,
-// which is right in one case: a service to be made shares a namespace of one
-// that is to have no replicas.
+// which is right in two cases: a service to be made shares a namespace of one
+// that is to have no replicas, or an orphan is in the way.
 func (l *life) ask(asked Goal) (g Goal, plan Plan, ok bool) {
 	goals := []Goal{asked}
 	if l.stored != nil {
@@ -129,7 +129,7 @@ func (l *life) ask(asked Goal) (g Goal, plan Plan, ok bool) {
 	}
 	have := l.w.look(goals...)
 	g = Merge(l.stored, asked, have)
-	if _, err := Reconcile(g, have); err != nil && strings.Contains(err.Error(), "shares a namespace") {
+	if _, err := Reconcile(g, have); err != nil && (strings.Contains(err.Error(), "shares a namespace") || strings.Contains(err.Error(), "not part of what is wanted")) {
 		return g, plan, false
 	}
 	l.stored = &g
@@ -270,21 +270,26 @@ func (l *life) check() {
 
 // isTrue says what of a goal has not come true.
 func isTrue(g Goal, have State) error {
-	count, byName := map[string]int{}, map[string]bool{}
+	count, byName, kept := map[string]int{}, map[string]bool{}, false
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
 			continue
 		}
 		if g.IsDown() {
+			if len(g.Known) > 0 && !slices.Contains(g.Known, c.Service) && !g.Options.RemoveOrphans {
+				kept = true
+				continue
+			}
 			return fmt.Errorf("%s is still there", c.Name)
 		}
-		if byName[fmt.Sprint(c.Service, c.Number)] && g.inScope(c.Service) {
+		_, wanted := g.Services[c.Service]
+		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}
 		byName[fmt.Sprint(c.Service, c.Number)] = true
 		count[c.Service]++
 		w := g.Services[c.Service]
-		if !g.inScope(c.Service) || w.Stopped {
+		if !g.inScope(c.Service) || w.Stopped || !wanted {
 			continue
 		}
 		s := g.Project.Services[c.Service]
@@ -302,12 +307,12 @@ func isTrue(g Goal, have State) error {
 		}
 	}
 	for _, n := range have.Networks {
-		if g.IsDown() && n.Project == g.Project.Name {
+		if g.IsDown() && !kept && n.Project == g.Project.Name {
 			return fmt.Errorf("network %s is still there", n.Name)
 		}
 	}
 	for _, v := range have.Volumes {
-		if g.IsDown() && g.Options.Volumes && v.Project == g.Project.Name {
+		if g.IsDown() && !kept && g.Options.Volumes && v.Project == g.Project.Name {
 			return fmt.Errorf("volume %s is still there", v.Name)
 		}
 	}
@@ -352,7 +357,8 @@ func (l *life) disturb() {
 // anyCall draws what the user wants next.
 func (l *life) anyCall(p *compose.Project) Goal {
 	if l.stored != nil && rapid.IntRange(0, 3).Draw(l.T, "down") == 0 {
-		return DownGoal("shop", Options{Volumes: rapid.Bool().Draw(l.T, "volumes"), RemoveOrphans: true})
+		return DownGoal("shop", Options{Volumes: rapid.Bool().Draw(l.T, "volumes"),
+			RemoveOrphans: rapid.Bool().Draw(l.T, "remove orphans")})
 	}
 	g, err := NewGoal(p, anyOptions(l.T, p))
 	if err != nil {

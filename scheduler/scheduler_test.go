@@ -24,13 +24,15 @@ import (
 type house struct {
 	*testing.T
 	*Scheduler
-	w   *sim
-	dir string
-	log bytes.Buffer
+	w      *sim
+	engine Engine // w, unless a test says otherwise
+	dir    string
+	log    bytes.Buffer
 }
 
 func newHouse(t *testing.T) *house {
 	h := &house{T: t, w: newSim(), dir: t.TempDir()}
+	h.engine = h.w
 	h.w.image("busybox", "sha256:1")
 	h.open()
 	return h
@@ -38,7 +40,7 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) open() {
 	h.Helper()
-	s, err := Open(Config{Root: h.dir, Engine: h.w, Log: slog.New(slog.NewTextHandler(&h.log, nil))})
+	s, err := Open(Config{Root: h.dir, Engine: h.engine, Log: slog.New(slog.NewTextHandler(&h.log, nil))})
 	if err != nil {
 		h.Fatal(err)
 	}
@@ -69,16 +71,22 @@ func (h *house) status() ProjectStatus {
 }
 
 // failing makes a part of actions on an object fail, and counts how often.
-func (h *house) failing(part, object string) (count *int) {
-	count = new(int)
+func (h *house) failing(part, object string) (tries func() int) {
+	count := 0
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
 	h.w.fault = func(p, o string) error {
 		if p == part && strings.HasPrefix(o, object) {
-			*count++
+			count++
 			return fmt.Errorf("%s of %s: %w", p, o, errdefs.ErrUnavailable)
 		}
 		return nil
 	}
-	return count
+	return func() int {
+		h.w.mu.Lock()
+		defer h.w.mu.Unlock()
+		return count
+	}
 }
 
 const two = "services:\n  db: {image: busybox}\n  web: {image: busybox, depends_on: [db], scale: 2}\n"
@@ -225,11 +233,13 @@ func TestFailureIsTheCallers(t *testing.T) {
 		}
 		h.w.happened("shop")
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		h.Close()
 		h.open()
 		time.Sleep(time.Hour)
-		if *tries != 1 || h.status().Phase != Failed {
-			h.Errorf("it was tried %d times; %+v", *tries, h.status())
+		synctest.Wait()
+		if tries() != 1 || h.status().Phase != Failed {
+			h.Errorf("it was tried %d times; %+v", tries(), h.status())
 		}
 		h.w.fault = nil
 		if err := h.Apply(h.Context(), h.goal(two, Options{}), nil); err != nil || h.status().Services[1].Ready != 2 {
@@ -250,6 +260,7 @@ func TestInterrupted(t *testing.T) {
 			h.Errorf("after %v: %v", time.Since(begun), err)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if st := h.status(); st.Phase != Failed || len(h.w.containers) != 1 {
 			h.Errorf("%+v, %d containers", st, len(h.w.containers))
 		}
@@ -264,6 +275,7 @@ func TestBrokenOffWalkGoesOn(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- h.Apply(h.Context(), h.goal(two, Options{}), nil) }()
 		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
 		h.Close()
 		if err := <-done; !errdefs.IsUnavailable(err) {
 			h.Errorf("the caller was told %v", err)
@@ -273,7 +285,7 @@ func TestBrokenOffWalkGoesOn(t *testing.T) {
 		h.open()
 		begun := time.Now()
 		synctest.Wait()
-		if *tries == 0 {
+		if tries() == 0 {
 			h.Error("the next daemon did not go on at once")
 		}
 		st := h.status()
@@ -281,11 +293,13 @@ func TestBrokenOffWalkGoesOn(t *testing.T) {
 			h.Errorf("status %+v", st)
 		}
 		time.Sleep(time.Minute)
-		if n := *tries; n != 2*6 { // at 0, 1, 3, 7, 15, 31 s, two replicas each
+		synctest.Wait()
+		if n := tries(); n != 2*6 { // at 0, 1, 3, 7, 15, 31 s, two replicas each
 			h.Errorf("%d failures in a minute", n)
 		}
 		time.Sleep(24 * time.Hour)
-		if n := *tries; n != 2*mostTries || h.status().Phase != Failed {
+		synctest.Wait()
+		if n := tries(); n != 2*mostTries || h.status().Phase != Failed {
 			h.Errorf("%d failures in a day, %+v", n, h.status())
 		}
 	})
@@ -298,23 +312,30 @@ func TestEventsBringATryForward(t *testing.T) {
 		h.w.pace = slow()
 		go h.Apply(h.Context(), h.goal(two, Options{}), nil)
 		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
 		h.Close()
 		h.w.pace = nil
 		tries := h.failing("create", "shop-web")
 		h.open()
 		time.Sleep(40 * time.Second) // the next try comes at 63 s
-		before := *tries
+		synctest.Wait()
+		before := tries()
 		h.w.happened("shop")
 		time.Sleep(time.Second)
-		if *tries != before {
+		synctest.Wait()
+		if tries() != before {
 			h.Error("an event without a change was taken for one")
 		}
 		h.w.mu.Lock()
 		h.w.remove(h.w.named("shop-db-1"))
 		h.w.mu.Unlock()
 		time.Sleep(time.Second)
-		if *tries != before+2 || h.w.named("shop-db-1") == nil {
-			h.Errorf("a change did not bring the try forward: %d tries, %d before", *tries, before)
+		synctest.Wait()
+		h.w.mu.Lock()
+		back := h.w.named("shop-db-1") != nil
+		h.w.mu.Unlock()
+		if tries() != before+2 || !back {
+			h.Errorf("a change did not bring the try forward: %d tries, %d before", tries(), before)
 		}
 	})
 }
@@ -326,8 +347,10 @@ func TestDownBreaksOffUp(t *testing.T) {
 		errs := make(chan error, 2)
 		go func() { errs <- h.Apply(h.Context(), h.goal(two, Options{}), nil) }()
 		time.Sleep(1500 * time.Millisecond)
+		synctest.Wait()
 		go func() { errs <- h.Apply(h.Context(), h.goal(two, Options{}), nil) }()
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if err := h.Down(h.Context(), "shop", Options{}, nil); err != nil {
 			h.Error(err)
 		}
@@ -383,7 +406,9 @@ func TestTurns(t *testing.T) {
 // A plan that leaves itself behind is not executed for ever.
 func TestDoesNotSettle(t *testing.T) {
 	inVirtualTime(t, func(h *house) {
-		h.Scheduler.engine = forgetful{h.w}
+		h.Close()
+		h.engine = forgetful{h.w}
+		h.open()
 		err := h.Apply(h.Context(), h.goal(two, Options{}), nil)
 		if err == nil || !strings.Contains(err.Error(), "does not settle") {
 			h.Errorf("got %v", err)
