@@ -1,0 +1,103 @@
+package scheduler
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// What exited in the future (the clock was set back) must still be started.
+func TestMergeTrustsNoClock(t *testing.T) {
+	w, g, plan := up(t, two, Options{})
+	if err := Execute(t.Context(), w, plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	c := w.named("shop-web-1")
+	w.exit(c, 1)
+	c.FinishedAt = w.clock.Add(time.Hour)
+	have := w.look(g)
+	next := Merge(&g, g, have)
+	if plan, err := Reconcile(next, have); err != nil || len(plan.Steps) != 1 || plan.Steps[0].Do.String() != "start shop-web-1" {
+		t.Errorf("plan\n%s%v", plan, err)
+	}
+}
+
+// Images are what they were when their service was last asked for.
+func TestMergePinsImages(t *testing.T) {
+	yaml := "services: {one: {image: busybox}, two: {image: nginx}, three: {image: given}}"
+	p, err := load(yaml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newSim()
+	w.image("busybox", "sha256:b1")
+	w.image("nginx", "sha256:n1")
+	ask := func(o Options, stored *Goal) Goal {
+		asked, err := NewGoal(p, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked.Images = map[string]string{"given": "sha256:g"}
+		return Merge(stored, asked, w.look(asked))
+	}
+	first := ask(Options{}, nil)
+	w.image("busybox", "sha256:b2")
+	w.image("nginx", "sha256:n2")
+	second := ask(Options{Services: []string{"two"}}, &first)
+	for ref, want := range map[string][2]string{"busybox": {"sha256:b1", "sha256:b1"}, "nginx": {"sha256:n1", "sha256:n2"}, "given": {"sha256:g", "sha256:g"}} {
+		if got := [2]string{first.Images[ref], second.Images[ref]}; got != want {
+			t.Errorf("%s is %v, want %v", ref, got, want)
+		}
+	}
+	// A fixed image counts, whatever its name means by now; if it is gone it
+	// is the one to be pulled.
+	have := w.look(first)
+	delete(have.Images, "sha256:b1")
+	plan, err := Reconcile(first, have)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := plan.Steps[0].Do.(Pull); !ok || got != (Pull{Ref: "busybox", ID: "sha256:b1"}) {
+		t.Errorf("plan\n%s", plan)
+	}
+}
+
+// A generation no container has yet, also when the store was lost.
+func TestMergeForces(t *testing.T) {
+	w, g, plan := up(t, two, Options{})
+	if err := Execute(t.Context(), w, plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.named("shop-web-2").Generation = 7
+	asked := g
+	asked.Options.Recreate = Always
+	for _, stored := range []*Goal{nil, &g} {
+		if next := Merge(stored, asked, w.look(g)); next.Services["web"].Generation != 8 || next.Services["db"].Generation != 1 {
+			t.Errorf("generations %+v", next.Services)
+		}
+	}
+}
+
+func TestNewGoal(t *testing.T) {
+	p, err := load(two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewGoal(p, Options{Services: []string{"wbe"}}); !errdefs.IsNotFound(err) {
+		t.Errorf("a service that is not there: %v", err)
+	}
+	for _, c := range []struct {
+		o    Options
+		want []string
+	}{
+		{Options{Services: []string{"web"}}, []string{"db", "web"}},
+		{Options{Services: []string{"web"}, NoDeps: true}, []string{"web"}},
+		{Options{}, nil},
+	} {
+		if g, err := NewGoal(p, c.o); err != nil || !slices.Equal(g.Scope, c.want) {
+			t.Errorf("%+v: scope %v, %v", c.o, g.Scope, err)
+		}
+	}
+}
