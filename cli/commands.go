@@ -6,12 +6,15 @@ import "github.com/spf13/cobra"
 func (a *app) groups() []group {
 	return []group{
 		{"stack", "Stacks:", []*cobra.Command{
-			a.upCommand(), a.downCommand(), a.planCommand(), a.psCommand(), a.logsCommand(),
+			a.upCommand(), a.downCommand(), a.planCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(),
+			a.scaleCommand(), a.killCommand(), a.rmCommand(), a.pauseCommand(), a.unpauseCommand(),
 		}},
-		{"container", "In a stack:", []*cobra.Command{
-			a.execCommand(), a.attachCommand(),
+		{"look", "Looking at them:", []*cobra.Command{
+			a.psCommand(), a.logsCommand(), a.lsCommand(), a.configCommand(), a.imagesCommand(), a.volumesCommand(), a.portCommand(),
+			a.topCommand(), a.statsCommand(), a.eventsCommand(), a.waitCommand(),
 		}},
-		{"object", "Objects:", []*cobra.Command{a.imageCommand()}},
-		{"gantry", "gantry itself:", []*cobra.Command{a.daemonCommand(), a.completionCommand(), a.versionCommand()}},
+		{"inside", "Going inside:", []*cobra.Command{a.execCommand(), a.attachCommand()}},
+		{"object", "Objects:", []*cobra.Command{a.imageCommand(), a.containerCommand(), a.networkCommand(), a.volumeCommand()}},
+		{"gantry", "gantry itself:", []*cobra.Command{a.daemonCommand(), a.completionCommand(), a.manCommand(), a.versionCommand()}},
 	}
 }

@@ -290,16 +290,13 @@ func parseFilters(pairs []string) (client.Filters, error) {
 		if !ok || key == "" {
 			return nil, fmt.Errorf("--filter %q: must be key=value", p)
 		}
-		if strings.HasSuffix(key, "!") { // label!=x
-			key = strings.TrimSuffix(key, "!") + "!"
-		}
 		f = f.Add(key, value)
 	}
 	return f, nil
 }
 
-// object is the shape of a detailed object in JSON, for --format: its fields
-// by the names that JSON shows.
+// jsonObject is an object with its fields by the names that JSON shows, for
+// --format.
 func jsonObject(v any) (any, error) {
 	text, err := json.Marshal(v)
 	if err != nil {

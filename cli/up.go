@@ -375,15 +375,23 @@ func (a *app) up(ctx context.Context, services []string, o upOptions) error {
 
 // applyWithin is apply with a bound on its time, if seconds is positive.
 func (a *app) applyWithin(ctx context.Context, c *client.Client, g scheduler.Goal, seconds int, title string) error {
-	bound := ctx
-	if seconds > 0 {
-		var cancel context.CancelFunc
-		bound, cancel = context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
-		defer cancel()
+	bound, cancel := within(ctx, seconds)
+	defer cancel()
+	return timedOut(ctx, a.apply(bound, c, g, title), g.Project.Name, seconds)
+}
+
+// within bounds a context, if seconds is positive.
+func within(ctx context.Context, seconds int) (context.Context, context.CancelFunc) {
+	if seconds <= 0 {
+		return context.WithCancel(ctx)
 	}
-	err := a.apply(bound, c, g, title)
+	return context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
+}
+
+// timedOut says what has become of a project whose time within is up.
+func timedOut(ctx context.Context, err error, project string, seconds int) error {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return fmt.Errorf("project %s is not ready after %d seconds; see `gantry ps` and `gantry logs`", g.Project.Name, seconds)
+		return fmt.Errorf("project %s is not ready after %d seconds; see `gantry ps` and `gantry logs`", project, seconds)
 	}
 	return err
 }

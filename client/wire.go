@@ -27,6 +27,7 @@ type (
 	Port             = network.Port
 	PortBinding      = network.PortBinding
 	EndpointSettings = network.EndpointSettings
+	EndpointAddress  = network.EndpointIPAMConfig
 	Exec             = container.ExecInspectResponse
 	Stats            = container.StatsResponse
 	Top              = container.TopResponse
@@ -37,6 +38,8 @@ type (
 	Network          = network.Network
 	NetworkDetails   = network.Inspect
 	NetworkSpec      = network.CreateRequest
+	IPAM             = network.IPAM
+	Subnet           = network.IPAMConfig
 	Volume           = volume.Volume
 	VolumeSpec       = volume.CreateRequest
 	Event            = events.Message
