@@ -10,8 +10,6 @@ DESTDIR  ?=
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null)
 STAMP    := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-# The keeper is static and small: it is executed anew for every container.
-STATIC   := -tags "seccomp netgo osusergo" -ldflags '-s -w $(STAMP) -extldflags "-static"'
 # Race-built tests compile cgo too; the tag gives them seccomp as in the product.
 TESTTAGS := -tags seccomp
 
@@ -19,7 +17,7 @@ TESTTAGS := -tags seccomp
 
 build:
 	@scripts/setup build
-	runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
+	GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
 

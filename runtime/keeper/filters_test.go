@@ -94,6 +94,9 @@ func installed(t *testing.T, pid int) string {
 	count := map[unix.SockFilter]int{}
 	for _, i := range prog[:n] {
 		i.Jt, i.Jf = 0, 0
+		if i.Code == unix.BPF_JMP|unix.BPF_JA {
+			i.K = 0
+		}
 		count[i]++
 	}
 	var lines []string

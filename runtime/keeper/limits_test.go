@@ -3,6 +3,7 @@ package keeper_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -74,15 +75,22 @@ func TestPauseUpdateStats(t *testing.T) {
 }
 
 // TestHostPid: with a shared pid namespace the first process does not take the
-// others with it; Delete does.
+// others with it; the keeper does.
 func TestHostPid(t *testing.T) {
 	h := newHouse(t)
-	b := h.bundle("hostpid", "sh", "-c", "sleep 1234 & sleep 1234 & exit 0")
+	b := h.bundle("hostpid", "sh", "-c", "sleep 12349876 & sleep 12349876 & usleep 50000; exit 0")
 	b.Spec.Linux.Namespaces = b.Spec.Linux.Namespaces[1:]
 	b.Spec.Linux.Seccomp = nil
 	x, _ := h.runToEnd(b)
 	if x.Code != 0 {
 		t.Errorf("%+v", x)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	h.must(err)
+	for _, l := range lines {
+		if b, _ := os.ReadFile(l); string(b) == "sleep\x0012349876\x00" {
+			t.Errorf("%s outlives its container", l)
+		}
 	}
 	h.must(h.client.Delete(ctx(t), "hostpid"))
 }

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
@@ -248,20 +250,33 @@ func TestDaemonDies(t *testing.T) {
 	}
 }
 
-// TestKillsDuringStarts: the keeper is killed again and again while containers
+// TestForcedShutdown: a keeper that is asked to end lets its containers go on.
+func TestForcedShutdown(t *testing.T) {
+	h := newHouse(t)
+	st := h.start(h.bundle("on", "sh", "-c", "sleep 1000"))
+	_, err := h.client.Exec(ctx(t), keeper.ExecRequest{ID: "on", ExecID: "e", Process: process("sleep", "1000")})
+	h.must(err)
+	if err := h.client.Shutdown(ctx(t), false); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("shut down with a container: %v", err)
+	}
+	h.must(h.client.Shutdown(ctx(t), true))
+	h.connect()
+	list, err := h.client.List(ctx(t))
+	h.must(err)
+	if len(list) != 1 || list[0].State != keeper.StateRunning || list[0].Pid != st.Pid || !list[0].StartedAt.Equal(st.StartedAt) {
+		t.Errorf("%+v", list)
+	}
+}
+
+// TestKillsDuringStarts: the keeper is killed twenty times while containers
 // are made, run and deleted. Every call is answered in the end, and nothing is
 // left (the house checks).
 func TestKillsDuringStarts(t *testing.T) {
 	h := newHouse(t)
-	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(120 * time.Millisecond):
-			}
+		for range 20 {
+			time.Sleep(time.Duration(30+rand.IntN(200)) * time.Millisecond)
 			if pid := h.client.Pid(); pid != 0 {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}
@@ -288,6 +303,5 @@ func TestKillsDuringStarts(t *testing.T) {
 		})
 	}
 	work.Wait()
-	close(stop)
 	wg.Wait()
 }

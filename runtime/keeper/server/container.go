@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -103,41 +104,41 @@ func (s *Server) create(b keeper.Bundle, start bool) (keeper.Status, error) {
 	if b.Spec == nil || b.Spec.Process == nil || b.Spec.Linux == nil || len(b.Spec.Process.Args) == 0 {
 		return keeper.Status{}, keeper.Classed(errdefs.ErrInvalidArgument, fmt.Errorf("create %s: incomplete specification", b.ID))
 	}
+	for {
+		st, again, err := s.tryCreate(b, start)
+		if !again {
+			return st, err
+		}
+	}
+}
+
+// tryCreate is create, once. It says that it must be done again when an
+// earlier keeper has left a process that died before it ran: the call that
+// made it is this one, sent again.
+func (s *Server) tryCreate(b keeper.Bundle, start bool) (st keeper.Status, again bool, err error) {
 	c, err := s.reserve(b.ID)
 	if err != nil {
-		return keeper.Status{}, err
+		return st, false, err
 	}
 	defer c.op.Unlock()
-	if st := c.status(); st.State == keeper.StateStopped && st.StartedAt.IsZero() {
-		// Its process died before it ran, with an earlier keeper perhaps.
-		if err := c.destroy(); err != nil {
-			return keeper.Status{}, err
-		}
-		again := newContainer(s, b.ID)
-		again.op.Lock()
-		defer again.op.Unlock()
-		s.mu.Lock()
-		if other := s.containers[b.ID]; other != nil {
-			s.mu.Unlock()
-			return keeper.Status{}, keeper.Classed(errdefs.ErrUnavailable, fmt.Errorf("create %s: somebody else is creating it", b.ID))
-		}
-		s.containers[b.ID] = again
-		s.mu.Unlock()
-		c = again
-	}
-	if c.status().State == "" {
+	switch st = c.status(); {
+	case st.State == "":
 		if err := c.make(b); err != nil {
 			s.forget(c)
-			return keeper.Status{}, err
+			return keeper.Status{}, false, err
 		}
+	case st.State == keeper.StateStopped && st.StartedAt.IsZero():
+		err := c.destroy()
+		return keeper.Status{}, err == nil, err
 	}
 	if !start || c.status().State != keeper.StateCreated {
-		return c.status(), nil
+		return c.status(), false, nil
 	}
 	if err := c.letGo(); err != nil {
-		return keeper.Status{}, errors.Join(err, c.destroy())
+		undone := c.destroy()
+		return keeper.Status{}, c.proc == nil && undone == nil, errors.Join(err, undone)
 	}
-	return c.status(), nil
+	return c.status(), false, nil
 }
 
 // reserve gives the container of an id, new or not, with its op held.
@@ -372,7 +373,12 @@ func ended(done <-chan struct{}) bool {
 // no longer ours.
 func (c *container) hasBegun() bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.pid))
-	return err == nil && !strings.HasPrefix(exe, sealedName)
+	if err != nil || strings.HasPrefix(exe, sealedName) {
+		return false
+	}
+	// Without the sealed copy, where memory may not be executed.
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.pid))
+	return err == nil && !bytes.HasSuffix(line, []byte("gantry-runtime\x00init\x00"))
 }
 
 // delete ends a container and removes all that was made for it.
@@ -473,11 +479,15 @@ func (c *container) dismantle() error {
 func (c *container) release() {
 	close(c.leaving)
 	c.mu.Lock()
-	pidfd := c.pidfd
-	c.mu.Unlock()
-	if pidfd != nil {
-		_ = pidfd.SetReadDeadline(time.Now())
+	if c.pidfd != nil {
+		_ = c.pidfd.SetReadDeadline(time.Now())
 	}
+	for _, e := range c.execs {
+		if e.pidfd != nil {
+			_ = e.pidfd.SetReadDeadline(time.Now())
+		}
+	}
+	c.mu.Unlock()
 	c.waiter.Wait()
 	if c.io != nil {
 		c.io.release()

@@ -56,6 +56,12 @@ func collect(proc *libcontainer.Process, pidfd *os.File) keeper.Exit {
 
 // finish records an exit and ends what depends on the process.
 func (c *container) finish(exit keeper.Exit) {
+	if c.record.HostPid && c.cgroup != nil {
+		// In a pid namespace that is not its own, the others outlive it.
+		if err := killCgroup(c.cgroup); err != nil {
+			c.s.log.Warn("kill what a container left", "container", c.id, "error", err)
+		}
+	}
 	if c.cgroup != nil {
 		if n, err := c.cgroup.OOMKillCount(); err == nil && n > 0 {
 			exit.OOM = true

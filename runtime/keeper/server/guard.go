@@ -122,8 +122,18 @@ func (s *Server) guardLeft(c *conn) {
 // respawn starts the daemon and waits until it has registered a guard of its
 // own (nil) or has died without (an error).
 func (s *Server) respawn(g *guard) error {
-	cmd := exec.Command(g.Args[0])
-	cmd.Args = g.Args
+	// The daemon shall live in its cgroups from its first moment: what is
+	// started is this program, which waits for the pipe to close (see after)
+	// and then becomes the daemon.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	defer w.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = append([]string{"gantry-runtime", "after"}, g.Args...)
+	cmd.ExtraFiles = []*os.File{r}
 	cmd.Env = g.Env
 	cmd.Dir = g.Dir
 	if g.Log != "" {
@@ -145,6 +155,7 @@ func (s *Server) respawn(g *guard) error {
 	for controller, path := range g.cgroup {
 		joinCgroup(controller, path, cmd.Process.Pid)
 	}
+	w.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // as long as the daemon lives, which may be longer than us
 	select {

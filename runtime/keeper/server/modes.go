@@ -9,6 +9,7 @@ import (
 
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
@@ -36,6 +37,7 @@ usage:
 //	gantry-runtime serve …       the keeper
 //	gantry-runtime init          libcontainer's half inside a container; exactly
 //	                             one argument, and _LIBCONTAINER_INITPIPE is set
+//	gantry-runtime after CMD …   executes a command once descriptor 3 is closed
 //	…/docker-init [--] CMD …     process 1 of a container that asked for one
 //	gantry-runtime init -- CMD … the same
 func Main(args []string) int {
@@ -52,6 +54,9 @@ func Main(args []string) int {
 		libcontainer.Init() // does not return
 	case len(args) > 3 && args[1] == "init" && args[2] == "--":
 		return pidOne(args[3:])
+	case len(args) > 2 && args[1] == "after":
+		fmt.Fprintln(os.Stderr, "gantry-runtime:", after(args[2:]))
+		return 1
 	case len(args) > 1 && args[1] == "serve":
 		if err := serveMode(args); err != nil {
 			fmt.Fprintln(os.Stderr, "gantry-runtime:", err)
@@ -61,6 +66,19 @@ func Main(args []string) int {
 	}
 	fmt.Fprint(os.Stderr, usage)
 	return 2
+}
+
+func after(args []string) error {
+	f := os.NewFile(3, "pipe")
+	if _, err := f.Read(make([]byte, 1)); err != io.EOF {
+		return fmt.Errorf("wait to be let go: %w", err)
+	}
+	f.Close()
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("exec "+path, unix.Exec(path, args, os.Environ()))
 }
 
 func serveMode(args []string) error {
@@ -126,10 +144,12 @@ const sealedName = "/memfd:runc_cloned:gantry-runtime"
 // from through /proc/PID/exe and write to it (CVE-2019-5736); libcontainer
 // would therefore make such a copy, or a mount, for every container and exec.
 func seal(args []string) error {
-	if exeseal.IsSelfExeCloned() {
-		name := append([]byte("gantry-runtime"), 0)
-		_ = prctlName(name)
-		return nil
+	const tried = "GANTRY_SEALED"
+	if exeseal.IsSelfExeCloned() || os.Getenv(tried) != "" {
+		if err := os.Unsetenv(tried); err != nil {
+			return err
+		}
+		return prctlName(append([]byte("gantry-runtime"), 0))
 	}
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -145,7 +165,10 @@ func seal(args []string) error {
 		return fmt.Errorf("copy the program into memory: %w", err)
 	}
 	path := "/proc/self/fd/" + strconv.Itoa(int(clone.Fd()))
-	return os.NewSyscallError("exec", unix.Exec(path, args, os.Environ()))
+	// Where memory may not be executed the copy is a file, and libcontainer does
+	// not trust it: it goes on making its own. Once tried is enough.
+	env := append(os.Environ(), tried+"=1")
+	return os.NewSyscallError("exec", unix.Exec(path, args, env))
 }
 
 // upgrade ends this keeper and executes another program in its place: same

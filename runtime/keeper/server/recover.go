@@ -118,15 +118,19 @@ func (c *container) recover() (bool, error) {
 		return true, err
 	}
 	state := keeper.StateRunning
-	switch status {
-	case libcontainer.Created:
+	if status == libcontainer.Paused {
+		state = keeper.StatePaused
+	}
+	// The fifo goes when the process has been let go; a keeper may have died
+	// just before it took it away. A process that has died meanwhile and whose
+	// fifo is there never ran.
+	fifo := c.s.path("libcontainer", c.id, "exec.fifo")
+	if _, err := os.Stat(fifo); err == nil {
 		if !c.hasBegun() {
 			state = keeper.StateCreated
-		} else if err := os.Remove(c.s.path("libcontainer", c.id, "exec.fifo")); err != nil {
+		} else if err := os.Remove(fifo); err != nil {
 			c.s.log.Warn("remove the fifo of a running container", "container", c.id, "error", err)
 		}
-	case libcontainer.Paused:
-		state = keeper.StatePaused
 	}
 	if state != keeper.StateCreated && c.record.StartedAt.IsZero() {
 		c.record.StartedAt = time.Now() // the last keeper died before it could write it down
