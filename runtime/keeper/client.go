@@ -38,7 +38,7 @@ type Client struct {
 	changed chan struct{} // closed and replaced when link changes
 	why     error         // why there is none
 	closing bool          // Shutdown is under way: its end is no accident
-	holds   map[string][]*os.File
+	holds   map[string][]Parked
 	kept    map[depositKey]kept
 }
 
@@ -46,7 +46,7 @@ type depositKey struct{ id, exec, kind string }
 
 type kept struct {
 	Deposit
-	file *os.File
+	file Parked
 }
 
 // Connect finds the keeper of o.Run, or starts one.
@@ -72,7 +72,7 @@ func Connect(ctx context.Context, o Options) (*Client, error) {
 		log:     o.Log,
 		events:  newEventQueue(),
 		changed: make(chan struct{}),
-		holds:   map[string][]*os.File{},
+		holds:   map[string][]Parked{},
 		kept:    map[depositKey]kept{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -102,12 +102,12 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, files := range c.holds {
-		closeAll(files)
+		CloseParked(files)
 	}
 	for _, k := range c.kept {
-		k.file.Close()
+		CloseParked([]Parked{k.file})
 	}
-	c.holds, c.kept = map[string][]*os.File{}, map[depositKey]kept{}
+	c.holds, c.kept = map[string][]Parked{}, map[depositKey]kept{}
 	return nil
 }
 
@@ -205,17 +205,25 @@ func (c *Client) deposit(l *link) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var batch []Deposit
-	var files []*os.File
+	var parked []Parked
+	send := func(verb string, body any, parked []Parked) error {
+		files, err := Files(parked)
+		if err != nil {
+			return err
+		}
+		defer closeAll(files)
+		return l.first(verb, body, nil, c.pushLocked, files...)
+	}
 	flush := func() error {
 		if len(batch) == 0 {
 			return nil
 		}
-		err := l.first(VerbDeposit, batch, nil, c.pushLocked, files...)
-		batch, files = nil, nil
+		err := send(VerbDeposit, batch, parked)
+		batch, parked = nil, nil
 		return err
 	}
 	for _, k := range c.kept {
-		batch, files = append(batch, k.Deposit), append(files, k.file)
+		batch, parked = append(batch, k.Deposit), append(parked, k.file)
 		if len(batch) == MaxFiles {
 			if err := flush(); err != nil {
 				return fmt.Errorf("deposit: %w", err)
@@ -225,8 +233,8 @@ func (c *Client) deposit(l *link) error {
 	if err := flush(); err != nil {
 		return fmt.Errorf("deposit: %w", err)
 	}
-	for name, files := range c.holds {
-		if err := l.first(VerbHold, Name{name}, nil, c.pushLocked, files...); err != nil {
+	for name, parked := range c.holds {
+		if err := send(VerbHold, Name{name}, parked); err != nil {
 			return fmt.Errorf("hold %s: %w", name, err)
 		}
 	}
@@ -286,7 +294,7 @@ func (c *Client) keep(ds []Deposit, files []*os.File) []*os.File {
 		if d.Drop {
 			for key, k := range c.kept {
 				if key.id == d.ID && (d.ExecID == "" || key.exec == d.ExecID) && (d.Kind == "" || key.kind == d.Kind) {
-					k.file.Close()
+					CloseParked([]Parked{k.file})
 					delete(c.kept, key)
 				}
 			}
@@ -295,12 +303,19 @@ func (c *Client) keep(ds []Deposit, files []*os.File) []*os.File {
 		if len(files) == 0 {
 			break
 		}
+		f := files[0]
+		files = files[1:]
+		parked, err := Park(f)
+		f.Close()
+		if err != nil {
+			c.log.Warn("cannot hold a descriptor for the next keeper", "container", d.ID, "kind", d.Kind, "error", err)
+			continue
+		}
 		key := depositKey{d.ID, d.ExecID, d.Kind}
 		if old, ok := c.kept[key]; ok {
-			old.file.Close()
+			CloseParked([]Parked{old.file})
 		}
-		c.kept[key] = kept{d, files[0]}
-		files = files[1:]
+		c.kept[key] = kept{d, parked}
 	}
 	return files
 }
@@ -531,17 +546,12 @@ func (c *Client) CloseStdin(ctx context.Context, id string) error {
 // Hold stores copies of files under a name, in place of what was there. They
 // stay open until Drop, whoever dies.
 func (c *Client) Hold(ctx context.Context, name string, files ...*os.File) error {
-	mine := make([]*os.File, 0, len(files))
-	for _, f := range files {
-		d, err := Dup(f)
-		if err != nil {
-			closeAll(mine)
-			return fmt.Errorf("hold %s: %w", name, err)
-		}
-		mine = append(mine, d)
+	mine, err := ParkAll(files)
+	if err != nil {
+		return fmt.Errorf("hold %s: %w", name, err)
 	}
 	c.mu.Lock()
-	closeAll(c.holds[name])
+	CloseParked(c.holds[name])
 	c.holds[name] = mine
 	c.mu.Unlock()
 	return c.simpleFiles(ctx, VerbHold, Name{name}, files)
@@ -579,14 +589,9 @@ func (c *Client) remember(name string, files []*os.File) error {
 	if _, ok := c.holds[name]; ok {
 		return nil
 	}
-	var mine []*os.File
-	for _, f := range files {
-		d, err := Dup(f)
-		if err != nil {
-			closeAll(mine)
-			return err
-		}
-		mine = append(mine, d)
+	mine, err := ParkAll(files)
+	if err != nil {
+		return err
 	}
 	c.holds[name] = mine
 	return nil
@@ -595,7 +600,7 @@ func (c *Client) remember(name string, files []*os.File) error {
 // Drop closes the stored copies.
 func (c *Client) Drop(ctx context.Context, name string) error {
 	c.mu.Lock()
-	closeAll(c.holds[name])
+	CloseParked(c.holds[name])
 	delete(c.holds, name)
 	c.mu.Unlock()
 	return c.simple(ctx, VerbDrop, Name{name}, nil)

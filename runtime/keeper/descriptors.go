@@ -8,23 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dup copies a descriptor without touching its blocking mode, as File.Fd would.
+// Dup copies a descriptor without touching its blocking mode.
 func Dup(f *os.File) (*os.File, error) {
-	raw, err := f.SyscallConn()
+	p, err := Park(f)
 	if err != nil {
 		return nil, err
 	}
-	var n int
-	var inner error
-	if err := raw.Control(func(fd uintptr) {
-		n, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
-	}); err != nil {
-		return nil, err
-	}
-	if inner != nil {
-		return nil, os.NewSyscallError("dup", inner)
-	}
-	return os.NewFile(uintptr(n), f.Name()), nil
+	return os.NewFile(uintptr(p), f.Name()), nil
 }
 
 // OpenPidfd opens a pidfd that Go's poller can wait on.
@@ -52,4 +42,63 @@ func WaitPidfd(ctx context.Context, pidfd *os.File) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// Parked is an open descriptor that is only kept for somebody else. Unlike an
+// os.File it is unknown to Go's poller, which would wake its owner for every
+// connection and packet that arrives at a socket it merely stores.
+type Parked int
+
+// Park copies a descriptor.
+func Park(f *os.File) (Parked, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var n int
+	var inner error
+	if err := raw.Control(func(fd uintptr) {
+		n, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
+	}); err != nil {
+		return -1, err
+	}
+	if inner != nil {
+		return -1, os.NewSyscallError("dup", inner)
+	}
+	return Parked(n), nil
+}
+
+// ParkAll copies all or none.
+func ParkAll(files []*os.File) ([]Parked, error) {
+	list := make([]Parked, 0, len(files))
+	for _, f := range files {
+		p, err := Park(f)
+		if err != nil {
+			CloseParked(list)
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// Files copies parked descriptors into files for use.
+func Files(list []Parked) ([]*os.File, error) {
+	files := make([]*os.File, 0, len(list))
+	for _, p := range list {
+		n, err := unix.FcntlInt(uintptr(p), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			closeAll(files)
+			return nil, os.NewSyscallError("dup", err)
+		}
+		files = append(files, os.NewFile(uintptr(n), "held"))
+	}
+	return files, nil
+}
+
+// CloseParked closes them.
+func CloseParked(list []Parked) {
+	for _, p := range list {
+		unix.Close(int(p))
+	}
 }

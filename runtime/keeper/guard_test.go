@@ -16,35 +16,29 @@ import (
 	"gantry/runtime/keeper"
 )
 
-// TestFakeDaemon is not a test: it is the daemon that TestGuard kills.
-func TestFakeDaemon(t *testing.T) {
-	conf := os.Getenv("GANTRY_TEST_DAEMON")
-	if conf == "" {
-		t.Skip("helper process of TestGuard")
-	}
+// fakeDaemon is the program that TestGuard kills: this one, called again.
+func fakeDaemon(conf string) error {
 	var o keeper.Options
 	if err := json.Unmarshal([]byte(conf), &o); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	o.Guard = &keeper.Guard{Args: os.Args, Env: os.Environ(), Dir: "/", Log: filepath.Join(o.Run, "daemon.log")}
 	c, err := keeper.Connect(context.Background(), o)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
+	defer c.Close()
 	mnt, _ := os.Readlink("/proc/self/ns/mnt")
 	group, _ := os.ReadFile("/proc/self/cgroup")
-	line := fmt.Sprintf("%d %s %t\n", os.Getpid(), mnt, strings.Contains(string(group), "gantry-test"))
 	f, err := os.OpenFile(filepath.Join(o.Run, "daemons"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	f.WriteString(line)
-	f.Close()
+	defer f.Close()
+	fmt.Fprintf(f, "%d %s %t\n", os.Getpid(), mnt, strings.Contains(string(group), "gantry-test"))
 	for { // until killed, or asked to go
 		if _, err := os.Stat(filepath.Join(o.Run, "go")); err == nil {
-			_ = c.Goodbye(context.Background())
-			c.Close()
-			return
+			return c.Goodbye(context.Background())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -58,7 +52,7 @@ func TestGuard(t *testing.T) {
 	o.Log = nil
 	conf, err := json.Marshal(o)
 	h.must(err)
-	cmd := exec.Command(os.Args[0], "-test.run=^TestFakeDaemon$", "-test.timeout=60s")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "GANTRY_TEST_DAEMON="+string(conf))
 	h.must(cmd.Start())
 	daemons := func() []string {

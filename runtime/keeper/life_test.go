@@ -2,10 +2,12 @@ package keeper_test
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
@@ -58,6 +60,38 @@ func TestLife(t *testing.T) {
 	// The same id once more: a restart.
 	if x, _ := h.runToEnd(b); x.Code != 7 {
 		t.Errorf("second run: %+v", x)
+	}
+}
+
+// TestNothingLeft: a client that is closed leaves no goroutine and no
+// descriptor in its process.
+func TestNothingLeft(t *testing.T) {
+	files := func() int {
+		d, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(d)
+	}
+	before, others := files(), goleak.IgnoreCurrent()
+	t.Run("life", func(t *testing.T) {
+		h := newHouse(t)
+		h.must(h.client.Hold(ctx(t), "x", os.Stderr))
+		b := h.bundle("a", "cat")
+		b.TTY, b.OpenStdin = true, true
+		h.start(b)
+		h.start(h.bundle("b", "sleep", "1000"))
+		out, in := h.attach("a", true)
+		h.killKeeper()
+		out.Close()
+		in.Close()
+		held, err := h.client.Held(ctx(t))
+		h.must(err)
+		held["x"][0].Close()
+	})
+	goleak.VerifyNone(t, others)
+	if after := files(); after > before {
+		t.Errorf("%d descriptors, before %d", after, before)
 	}
 }
 

@@ -16,11 +16,14 @@ func (s *Server) hold(r *request) error {
 		if n.Name == "" {
 			return keeper.Classed(errdefs.ErrInvalidArgument, fmt.Errorf("hold: no name"))
 		}
+		parked, err := keeper.ParkAll(r.files)
+		if err != nil {
+			return err
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		closeAll(s.holds[n.Name])
-		s.holds[n.Name] = r.files
-		r.files = nil
+		keeper.CloseParked(s.holds[n.Name])
+		s.holds[n.Name] = parked
 		return nil
 	})
 }
@@ -29,14 +32,9 @@ func (s *Server) held(r *request) error {
 	return do(r, func(n keeper.Name) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for _, f := range s.holds[n.Name] {
-			d, err := keeper.Dup(f)
-			if err != nil {
-				return err
-			}
-			r.out = append(r.out, d)
-		}
-		return nil
+		files, err := keeper.Files(s.holds[n.Name])
+		r.out = append(r.out, files...)
+		return err
 	})
 }
 
@@ -54,7 +52,7 @@ func (s *Server) heldNames() []string {
 func (s *Server) drop(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	closeAll(s.holds[name])
+	keeper.CloseParked(s.holds[name])
 	delete(s.holds, name)
 }
 

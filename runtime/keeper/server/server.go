@@ -59,7 +59,7 @@ type Server struct {
 	mu         sync.Mutex
 	containers map[string]*container
 	conns      map[*conn]struct{}
-	holds      map[string][]*os.File
+	holds      map[string][]keeper.Parked
 	guard      *guard
 	guarded    chan struct{} // a guard was set
 	settled    bool          // a client has deposited what it holds
@@ -84,7 +84,7 @@ func Serve(ctx context.Context, o Options) error {
 		clones:     make(chan struct{}, cloneLimit()),
 		containers: map[string]*container{},
 		conns:      map[*conn]struct{}{},
-		holds:      map[string][]*os.File{},
+		holds:      map[string][]keeper.Parked{},
 		guarded:    make(chan struct{}, 1),
 		parents:    map[string]bool{},
 	}
