@@ -109,13 +109,14 @@ func (a *app) warn(text string) { fmt.Fprintln(a.err, "gantry: warning:", text) 
 // short ones where the command has no other use for the letter.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:              "gantry",
-		Short:            "Run whole application stacks on one machine",
-		Long:             "gantry brings application stacks from their compose files to running containers,\nand keeps them there.",
-		SilenceErrors:    true,
-		SilenceUsage:     true,
-		TraverseChildren: true,
-		Args:             cobra.ArbitraryArgs,
+		Use:                        "gantry",
+		Short:                      "Run whole application stacks on one machine",
+		Long:                       "gantry brings application stacks from their compose files to running containers,\nand keeps them there.",
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		TraverseChildren:           true,
+		SuggestionsMinimumDistance: 2,
+		Args:                       cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.showVersion {
 				return a.printVersion(cmd.Context(), versionOptions{})

@@ -157,7 +157,7 @@ func fitting(rows []*row, n int) []*row {
 		}
 	}
 	pick(func(r *row) bool { return r.state == scheduler.StepStarted })
-	pick(func(r *row) bool { return r.state == scheduler.StepFailed })
+	pick(func(r *row) bool { return r.state == scheduler.StepFailed && !r.mild })
 	pick(func(*row) bool { return true })
 	var out []*row
 	for _, r := range rows {

@@ -117,10 +117,10 @@ type containerRow struct {
 	Size         string
 	State        string
 	Status       string
-
-	// Label is a label by its name, for templates: {{.Label "key"}}.
-	Label func(string) string `json:"-"`
 }
+
+// Label is a label by its name, for templates: {{.Label "key"}}.
+func (r containerRow) Label(key string) string { return r.Labels[key] }
 
 // labels print as key=value,key=value.
 type labels map[string]string
@@ -155,7 +155,6 @@ func asContainerRow(c client.Container, now time.Time, whole bool) containerRow 
 		State: string(c.State), Status: c.Status, Labels: c.Labels,
 		Project: c.Labels[scheduler.LabelProject], Service: r.service, Size: "0B",
 		Ports: portsText(c.Ports), ExitCode: exitedWith(c.Status),
-		Label: func(key string) string { return c.Labels[key] },
 	}
 	if c.Health != nil && c.Health.Status != "none" {
 		row.Health = string(c.Health.Status)
@@ -249,10 +248,10 @@ func sortedPorts(ports []client.PortSummary) []client.PortSummary {
 		if c := a.IP.Compare(b.IP); c != 0 {
 			return c
 		}
-		if c := int(a.PrivatePort) - int(b.PrivatePort); c != 0 {
+		if c := strings.Compare(a.Type, b.Type); c != 0 {
 			return c
 		}
-		if c := strings.Compare(a.Type, b.Type); c != 0 {
+		if c := int(a.PrivatePort) - int(b.PrivatePort); c != 0 {
 			return c
 		}
 		return int(a.PublicPort) - int(b.PublicPort)
