@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"gantry/runtime/spec"
@@ -26,8 +28,7 @@ type floor struct {
 	program string // tests/bench/libcontainer, built
 	bundle  string // directory of config.json
 	cgroup  string // parent
-	fifo    *fifo  // what the processes speak into
-	count   int
+	fifo    string // what the processes speak into
 }
 
 // spoken is the command of containers that are heard when they run.
@@ -54,9 +55,12 @@ func openFloor(ctx context.Context, scratch, archive, cgroup string) (*floor, er
 	if err != nil {
 		return nil, err
 	}
-	if f.fifo, err = openFIFO(own); err != nil {
+	heard, err := openFIFO(own)
+	if err != nil {
 		return nil, err
 	}
+	f.fifo = heard.path
+	heard.close() // whoever makes the containers listens
 	s, err := specification(root, own, cgroup)
 	if err != nil {
 		return nil, err
@@ -101,25 +105,35 @@ func (f *floor) write(s *specs.Spec) error {
 	return os.WriteFile(filepath.Join(f.bundle, "config.json"), text, 0o600)
 }
 
-// libcontainer makes n containers, one after the other. The first of a process
-// finds everything cold and does not count.
+// libcontainer makes n containers, one after the other.
 func (f *floor) libcontainer(ctx context.Context, n int, each func(runs, gone time.Duration)) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, f.program, "-spec", filepath.Join(f.bundle, "config.json"),
-		"-state", filepath.Join(f.dir, "state"), "-heard", f.fifo.path, "-n", fmt.Sprint(n+1))
+		"-state", filepath.Join(f.dir, "state"), "-heard", f.fifo, "-n", fmt.Sprint(n+1))
+	return f.collect(cmd, n, each)
+}
+
+// crun makes n containers by `crun run`.
+func (f *floor) crun(ctx context.Context, n int, each func(runs, gone time.Duration)) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, "crun", f.dir, f.bundle, f.fifo, strings.Trim(f.cgroup, "/"), fmt.Sprint(n+1))
+	if _, err := os.Stat(unified); err == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	}
+	return f.collect(cmd, n, each)
+}
+
+// collect reads the times of containers from a process that makes them one
+// after the other. Its first finds everything cold and does not count.
+func (f *floor) collect(cmd *exec.Cmd, n int, each func(runs, gone time.Duration)) error {
 	cmd.Env = environ()
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
-	f.fifo.close() // the program listens now
 	out, err := cmd.Output()
-	var again error
-	f.fifo, again = openFIFO(filepath.Dir(f.fifo.path))
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, tail(errs.String()))
-	}
-	if again != nil {
-		return again
 	}
 	i := 0
 	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); i++ {
@@ -137,38 +151,66 @@ func (f *floor) libcontainer(ctx context.Context, n int, each func(runs, gone ti
 	return nil
 }
 
-// crun makes one container by `crun run`.
-func (f *floor) crun(ctx context.Context) (runs, gone time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	f.count++
-	id := fmt.Sprintf("%s-%d", strings.Trim(f.cgroup, "/"), f.count)
-	crun := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, "crun", append([]string{"--root", filepath.Join(f.dir, "crun"), "--cgroup-manager", "cgroupfs"}, args...)...)
-		cmd.Env = environ()
-		return cmd
+// unified is where machines with both versions of cgroups mount the second.
+const unified = "/sys/fs/cgroup/unified"
+
+// crunMode is the life of the process that calls crun. Debian's refuses
+// machines that have both versions of cgroups with controllers on the second,
+// so it is not shown that one.
+func crunMode(args []string) error {
+	if len(args) != 5 {
+		return errors.New("crun: wants STATE BUNDLE FIFO PREFIX COUNT")
 	}
-	cmd := crun("run", "--bundle", f.bundle, id)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
+	dir, bundle, prefix := args[0], args[1], args[3]
+	n, err := strconv.Atoi(args[4])
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(unified); err == nil {
+		if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s here: %w", unified, err)
+		}
+	}
+	heard, err := openFIFO(filepath.Dir(args[2]))
+	if err != nil {
+		return err
+	}
+	defer heard.close()
+	out := json.NewEncoder(os.Stdout)
+	for i := range n {
+		id := fmt.Sprintf("%s-%d", prefix, i)
+		runs, gone, err := crunOne(dir, bundle, id, heard)
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(map[string]time.Duration{"Runs": runs, "Gone": gone}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func crunOne(dir, bundle, id string, heard *fifo) (runs, gone time.Duration, err error) {
+	crun := func(args ...string) *exec.Cmd {
+		return exec.Command("crun", append([]string{"--root", filepath.Join(dir, "crun"), "--cgroup-manager", "cgroupfs"}, args...)...)
+	}
+	cmd := crun("run", "--bundle", bundle, id)
+	cmd.Stderr = os.Stderr
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return 0, 0, err
 	}
-	heard := f.fifo.hear(10 * time.Second)
+	spoke := heard.hear(5 * time.Second)
 	runs = time.Since(began)
-	err = cmd.Wait()
-	gone = time.Since(began)
-	if err = errors.Join(heard, err); err != nil {
+	if spoke != nil {
 		_ = crun("delete", "--force", id).Run()
-		return 0, 0, fmt.Errorf("crun run: %w: %s", err, tail(errs.String()))
 	}
-	return runs, gone, nil
+	err = cmd.Wait()
+	return runs, time.Since(began), errors.Join(spoke, err)
 }
 
 // close removes the cgroups the containers stood in.
 func (f *floor) close() error {
-	f.fifo.close()
 	return removeCgroups(f.cgroup)
 }
 

@@ -31,21 +31,26 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "load" {
-		if err := loadMode(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := live(ctx, os.Args); err != nil && !errors.Is(err, flag.ErrHelp) {
 		for line := range strings.Lines(err.Error()) {
 			fmt.Fprintln(os.Stderr, "bench:", strings.TrimSpace(line))
 		}
 		os.Exit(1)
 	}
+}
+
+// live leads the one of the program's lives that its arguments say. All but
+// one are processes the benchmark starts, for namespaces of their own.
+func live(ctx context.Context, args []string) error {
+	switch {
+	case len(args) > 1 && args[1] == "load":
+		return loadMode(args[2:])
+	case len(args) > 1 && args[1] == "crun":
+		return crunMode(args[2:])
+	}
+	return run(ctx, args[1:])
 }
 
 // options are what the command line says.

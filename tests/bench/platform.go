@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -116,6 +117,43 @@ func (p *platform) running(ctx context.Context, project string) (int, error) {
 	var list []struct{ State string }
 	err = p.call(ctx, http.MethodGet, apiVersion+"/containers/json?filters="+url.QueryEscape(string(filters)), nil, &list)
 	return len(list), err
+}
+
+// containerOf is the id of a project's container.
+func (p *platform) containerOf(ctx context.Context, project string) (string, error) {
+	var list []struct {
+		ID     string
+		Labels map[string]string
+	}
+	if err := p.call(ctx, http.MethodGet, apiVersion+"/containers/json", nil, &list); err != nil {
+		return "", err
+	}
+	for _, c := range list {
+		if c.Labels["com.docker.compose.project"] == project {
+			return c.ID, nil
+		}
+	}
+	return "", fmt.Errorf("project %s has no running container", project)
+}
+
+// address is a project's container's own.
+func (p *platform) address(ctx context.Context, project string) (string, error) {
+	id, err := p.containerOf(ctx, project)
+	if err != nil {
+		return "", err
+	}
+	var c struct {
+		NetworkSettings struct {
+			Networks map[string]struct{ IPAddress string }
+		}
+	}
+	err = p.call(ctx, http.MethodGet, apiVersion+"/containers/"+id+"/json", nil, &c)
+	for _, n := range c.NetworkSettings.Networks {
+		if n.IPAddress != "" {
+			return n.IPAddress, err
+		}
+	}
+	return "", errors.Join(err, fmt.Errorf("container %s has no address", id))
 }
 
 // wish is what the API is asked for: the parts of Docker's request that scenes

@@ -48,41 +48,43 @@ func atMost(v float64) bound { return bound{value: v} }
 
 // The rows in the order of the table.
 var (
-	up1       = &row{"up -d, 1 service", millis, atMost(90)}
-	up10      = &row{"up -d, 10 services", millis, bound{}}
-	up50      = &row{"up -d, 50 replicas", millis, atMost(1800)}
-	upChain   = &row{"up -d, chain of 10 healthy, interval 1s", millis, atMost(1200)}
-	noop1     = &row{"up -d again, 1 service", millis, bound{}}
-	noop50    = &row{"up -d again, 50 replicas", millis, atMost(60)}
-	ps1       = &row{"ps, 1 service", millis, atMost(25)}
-	ps50      = &row{"ps, 50 replicas", millis, atMost(25)}
-	execCLI   = &row{"exec -T true", millis, atMost(35)}
-	execAPI   = &row{"exec true, API", millis, bound{}}
-	down1     = &row{"down, 1 service", millis, bound{}}
-	down10    = &row{"down, 10 services", millis, bound{}}
-	down50    = &row{"down, 50 replicas", millis, atMost(800)}
-	downChain = &row{"down, chain of 10", millis, bound{}}
-	runs      = &row{"one container until it runs", millis, bound{}}
-	gone      = &row{"one container until it is gone", millis, bound{}}
-	restart   = &row{"crash (kill -9) until it runs again", millis, bound{value: 15, overRow: runs}}
-	rss0      = &row{"memory, no containers, RSS", mega, atMost(60)}
-	pss0      = &row{"memory, no containers, PSS", mega, bound{}}
-	rss50     = &row{"memory, 50 containers, RSS", mega, bound{}}
-	pss50     = &row{"memory, 50 containers, PSS", mega, bound{}}
-	rssEach   = &row{"memory per container, RSS", mega, atMost(0.7)}
-	kept      = &row{"requests/s, kept connections", perSec, bound{}}
-	keptShare = &row{"  of loopback's", times, bound{value: 0.8, atLeast: true}}
-	keptP50   = &row{"  latency, median", micros, bound{}}
-	keptP99   = &row{"  latency, p99", micros, bound{}}
-	each      = &row{"requests/s, a connection each", perSec, bound{}}
-	eachShare = &row{"  of loopback's", times, bound{value: 0.8, atLeast: true}}
-	eachP50   = &row{"  latency, median", micros, bound{}}
-	eachP99   = &row{"  latency, p99", micros, bound{}}
+	up1        = &row{"up -d, 1 service", millis, atMost(90)}
+	up10       = &row{"up -d, 10 services", millis, bound{}}
+	up50       = &row{"up -d, 50 replicas", millis, atMost(1800)}
+	upChain    = &row{"up -d, chain of 10 healthy, interval 1s", millis, atMost(1200)}
+	noop1      = &row{"up -d again, 1 service", millis, bound{}}
+	noop50     = &row{"up -d again, 50 replicas", millis, atMost(60)}
+	ps1        = &row{"ps, 1 service", millis, atMost(25)}
+	ps50       = &row{"ps, 50 replicas", millis, atMost(25)}
+	execCLI    = &row{"exec -T true", millis, atMost(35)}
+	execAPI    = &row{"exec true, API", millis, bound{}}
+	down1      = &row{"down, 1 service", millis, bound{}}
+	down10     = &row{"down, 10 services", millis, bound{}}
+	down50     = &row{"down, 50 replicas", millis, atMost(800)}
+	downChain  = &row{"down, chain of 10", millis, bound{}}
+	runs       = &row{"one container until it runs", millis, bound{}}
+	gone       = &row{"one container until it is gone", millis, bound{}}
+	restart    = &row{"crash (kill -9) until it runs again", millis, bound{value: 15, overRow: runs}}
+	rss0       = &row{"memory, no containers, RSS", mega, atMost(60)}
+	pss0       = &row{"memory, no containers, PSS", mega, bound{}}
+	rss50      = &row{"memory, 50 containers, RSS", mega, bound{}}
+	pss50      = &row{"memory, 50 containers, PSS", mega, bound{}}
+	rssEach    = &row{"memory per container, RSS", mega, atMost(0.7)}
+	kept       = &row{"requests/s, kept connections", perSec, bound{}}
+	keptShare  = &row{"  of loopback's", times, bound{value: 0.8, atLeast: true}}
+	keptP50    = &row{"  latency, median", micros, bound{}}
+	keptP99    = &row{"  latency, p99", micros, bound{}}
+	keptDirect = &row{"  straight to the container", perSec, bound{}}
+	each       = &row{"requests/s, a connection each", perSec, bound{}}
+	eachShare  = &row{"  of loopback's", times, bound{}}
+	eachP50    = &row{"  latency, median", micros, bound{}}
+	eachP99    = &row{"  latency, p99", micros, bound{}}
+	eachDirect = &row{"  straight to the container", perSec, bound{}}
 
 	rows = []*row{
 		up1, up10, up50, upChain, noop1, noop50, ps1, ps50, execCLI, execAPI, down1, down10, down50, downChain,
 		runs, gone, restart, rss0, pss0, rss50, pss50, rssEach,
-		kept, keptShare, keptP50, keptP99, each, eachShare, eachP50, eachP99,
+		kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect,
 	}
 )
 

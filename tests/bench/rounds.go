@@ -75,10 +75,6 @@ func (b *bench) warmUp(ctx context.Context, platforms []*platform) {
 		b.say("warm up %s", p.name)
 		_ = s.play(ctx, b, p, func(*row, float64) {})
 	}
-	if b.floor != nil {
-		_ = b.floor.libcontainer(ctx, 1, func(_, _ time.Duration) {})
-		_, _, _ = b.floor.crun(ctx)
-	}
 }
 
 // idleMemory is taken while no container runs.
@@ -127,20 +123,8 @@ func (b *bench) contestants(s *scene, platforms []*platform) []contestant {
 		return all
 	}
 	for _, c := range []contestant{
-		{bareColumn, func(ctx context.Context, add recorder) error {
-			return b.floor.libcontainer(ctx, 3, func(ran, went time.Duration) { add.took(runs, ran); add.took(gone, went) })
-		}},
-		{crunColumn, func(ctx context.Context, add recorder) error {
-			for range 3 {
-				ran, went, err := b.floor.crun(ctx)
-				if err != nil {
-					return err
-				}
-				add.took(runs, ran)
-				add.took(gone, went)
-			}
-			return nil
-		}},
+		{bareColumn, func(ctx context.Context, add recorder) error { return b.floor.libcontainer(ctx, 3, add.container) }},
+		{crunColumn, func(ctx context.Context, add recorder) error { return b.floor.crun(ctx, 3, add.container) }},
 	} {
 		if slices.Contains(b.peers, c.column) {
 			all = append(all, c)

@@ -31,6 +31,11 @@ func (add recorder) took(w *row, d time.Duration) {
 	add(w, float64(d)/float64(time.Millisecond))
 }
 
+func (add recorder) container(ran, went time.Duration) {
+	add.took(runs, ran)
+	add.took(gone, went)
+}
+
 var scenes = []scene{
 	{[]*row{up1, noop1, ps1, execCLI, execAPI, down1}, playOne},
 	{[]*row{up10, down10}, playTen},
@@ -38,7 +43,7 @@ var scenes = []scene{
 	{[]*row{upChain, downChain}, playChain},
 	{[]*row{runs, gone}, playContainer},
 	{[]*row{restart}, playCrash},
-	{[]*row{kept, keptShare, keptP50, keptP99, each, eachShare, eachP50, eachP99}, playRequests},
+	{[]*row{kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect}, playRequests},
 }
 
 // project writes a compose file into a directory of its own, whose name is the
@@ -175,23 +180,6 @@ func playChain(ctx context.Context, b *bench, p *platform, add recorder) error {
 	return withStack(ctx, b, p, add, "chain", text, 10, upChain, downChain, nil)
 }
 
-// containerOf is the id of a project's container.
-func (p *platform) containerOf(ctx context.Context, project string) (string, error) {
-	var list []struct {
-		ID     string
-		Labels map[string]string
-	}
-	if err := p.call(ctx, "GET", apiVersion+"/containers/json", nil, &list); err != nil {
-		return "", err
-	}
-	for _, c := range list {
-		if c.Labels["com.docker.compose.project"] == project {
-			return c.ID, nil
-		}
-	}
-	return "", fmt.Errorf("project %s has no running container", project)
-}
-
 // spokenWish is a container that is heard when it runs.
 func (b *bench) spokenWish(then string) wish {
 	w := wish{Image: imageName, Cmd: []string{spoken[0], spoken[1], spoken[2] + then}}
@@ -224,8 +212,7 @@ func playContainer(ctx context.Context, b *bench, p *platform, add recorder) err
 		if err = errors.Join(err, p.remove(context.WithoutCancel(ctx), id)); err != nil {
 			return err
 		}
-		add.took(runs, ran)
-		add.took(gone, time.Since(began))
+		add.container(ran, time.Since(began))
 	}
 	return nil
 }
@@ -298,7 +285,7 @@ func playRequests(ctx context.Context, b *bench, p *platform, add recorder) erro
 	if _, err := p.stack(ctx, dir, "up", "-d"); err != nil {
 		return errors.Join(err, down(ctx, p, dir))
 	}
-	return errors.Join(b.ask(ctx, p, fmt.Sprintf("127.0.0.1:%d", port), add), down(ctx, p, dir))
+	return errors.Join(b.ask(ctx, p, port, add), down(ctx, p, dir))
 }
 
 func down(ctx context.Context, p *platform, dir string) error {
@@ -309,19 +296,27 @@ func down(ctx context.Context, p *platform, dir string) error {
 // askedClients are as many as keep both CPUs busy.
 const askedClients = 16
 
-func (b *bench) ask(ctx context.Context, p *platform, addr string, add recorder) error {
-	if err := answers(ctx, addr, p.enter); err != nil {
+// ask measures the way through the published port, between two measurements of
+// loopback; and then the way straight to the container, which has its link and
+// bridge, but no published port.
+func (b *bench) ask(ctx context.Context, p *platform, port int, add recorder) error {
+	published := fmt.Sprintf("127.0.0.1:%d", port)
+	if err := answers(ctx, published, p.enter); err != nil {
+		return err
+	}
+	own, err := p.address(ctx, "requests")
+	if err != nil {
 		return err
 	}
 	for _, x := range []struct {
-		kept                  bool
-		rate, share, p50, p99 *row
-	}{{true, kept, keptShare, keptP50, keptP99}, {false, each, eachShare, eachP50, eachP99}} {
-		through := load{Addr: addr, Clients: askedClients, For: b.askFor, Kept: x.kept}
-		direct := through
-		direct.Addr = b.server.addr
-		direct.For /= 2
-		before, err := direct.from(ctx, nil)
+		kept                            bool
+		rate, share, p50, p99, straight *row
+	}{{true, kept, keptShare, keptP50, keptP99, keptDirect}, {false, each, eachShare, eachP50, eachP99, eachDirect}} {
+		through := load{Addr: published, Clients: askedClients, For: b.askFor, Kept: x.kept}
+		loop := through
+		loop.Addr = b.server.addr
+		loop.For /= 2
+		before, err := loop.from(ctx, nil)
 		if err != nil {
 			return err
 		}
@@ -329,10 +324,16 @@ func (b *bench) ask(ctx context.Context, p *platform, addr string, add recorder)
 		if err != nil {
 			return err
 		}
-		after, err := direct.from(ctx, nil)
+		after, err := loop.from(ctx, nil)
 		if err != nil {
 			return err
 		}
+		through.Addr, through.For = own+":8080", through.For/2
+		straight, err := through.from(ctx, p.enter)
+		if err != nil {
+			return err
+		}
+		add(x.straight, straight.PerSecond)
 		loopback := (before.PerSecond + after.PerSecond) / 2
 		add(x.rate, seen.PerSecond)
 		add(x.share, seen.PerSecond/loopback)
