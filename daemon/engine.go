@@ -164,27 +164,46 @@ func (e *engine) Run(ctx context.Context, s scheduler.RunSpec) error {
 	return e.runReplica(ctx, s, nil)
 }
 
+// runReplica leaves no container behind that it made and could not start.
 func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []runtime.MountPoint) error {
 	c, err := e.config(s, inherit)
 	if err != nil {
 		return err
 	}
-	id := ""
 	if old, err := e.rt.Inspect(s.Name); err == nil && old.Name == s.Name &&
 		old.Config.Labels[scheduler.LabelProject] == s.Project.Name &&
 		old.Config.Labels[scheduler.LabelHash] == s.Labels[scheduler.LabelHash] {
-		id = old.ID
-	} else {
-		made, err := e.rt.Create(ctx, s.Name, c)
-		if err != nil {
+		if s.NoStart {
+			return nil
+		}
+		return e.Start(ctx, old.ID)
+	}
+	made, err := e.rt.Create(ctx, s.Name, c)
+	if err != nil || s.NoStart {
+		return err
+	}
+	if err := e.Start(ctx, made.ID); err != nil {
+		return errors.Join(err, e.unmake(context.WithoutCancel(ctx), made, inherit))
+	}
+	return nil
+}
+
+// unmake removes a container that could not be started, with its anonymous
+// volumes but those that were handed down to it.
+func (e *engine) unmake(ctx context.Context, c runtime.Container, inherited []runtime.MountPoint) error {
+	if err := e.rt.Remove(ctx, c.ID, runtime.RemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	for _, m := range c.Mounts {
+		handedDown := slices.ContainsFunc(inherited, func(i runtime.MountPoint) bool { return i.Name == m.Name })
+		if !m.Anonymous || handedDown {
+			continue
+		}
+		if err := e.rt.RemoveVolume(ctx, m.Name, true); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		id = made.ID
 	}
-	if s.NoStart {
-		return nil
-	}
-	return e.Start(ctx, id)
+	return nil
 }
 
 // config is containerConfig with what only doing code can know: the content of
@@ -228,7 +247,8 @@ func keep(c *spec.Config, m runtime.MountPoint) {
 }
 
 // Replace makes the new container beside the old one's remains: the old one is
-// stopped and gives up its name first, and is removed last.
+// stopped and gives up its name first, and is removed last. When the new one
+// does not come about, the old one is put back.
 func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o scheduler.ReplaceOptions) error {
 	old, err := e.rt.Inspect(id)
 	if errdefs.IsNotFound(err) {
@@ -253,12 +273,30 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	case e.starting <- struct{}{}:
 		defer func() { <-e.starting }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return errors.Join(ctx.Err(), e.putBack(context.WithoutCancel(ctx), old))
 	}
 	if err := e.runReplica(ctx, s, inherit); err != nil {
-		return err
+		return errors.Join(err, e.putBack(context.WithoutCancel(ctx), old))
 	}
 	return e.Remove(ctx, id, scheduler.RemoveOptions{Volumes: o.RenewAnonVolumes})
+}
+
+// putBack gives a container that was to be replaced its name again, and its
+// process if it had one.
+func (e *engine) putBack(ctx context.Context, old runtime.Container) error {
+	now, err := e.rt.Inspect(old.ID)
+	if err != nil {
+		return err
+	}
+	if now.Name != old.Name {
+		if err := e.rt.Rename(ctx, old.ID, old.Name); err != nil {
+			return err
+		}
+	}
+	if old.Stopped || !old.State.Live() && old.State != runtime.Restarting {
+		return nil
+	}
+	return e.Start(ctx, old.ID)
 }
 
 func (e *engine) Start(ctx context.Context, id string) error {

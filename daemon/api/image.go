@@ -183,25 +183,10 @@ func (s *server) imageLoad(ctx context.Context, w http.ResponseWriter, r *http.R
 		return unsupported("loading one platform of an image is not supported")
 	}
 	out := &progress{w: w}
-	quiet := boolean(r.URL.Query(), "quiet")
-	images, err := s.Engine.LoadImages(ctx, r.Body, func(text string) {
-		if !quiet {
-			_ = out.send(jsonstream.Message{Stream: text + "\n"})
-		}
-	})
-	if err != nil {
+	if _, err := s.Engine.LoadImages(ctx, r.Body, func(text string) {
+		_ = out.send(jsonstream.Message{Stream: text + "\n"})
+	}); err != nil {
 		return out.end(err)
-	}
-	for _, img := range images {
-		if len(img.Names) == 0 {
-			err = out.send(jsonstream.Message{Stream: "Loaded image ID: " + img.ID.String() + "\n"})
-		}
-		for _, name := range img.Names {
-			err = out.send(jsonstream.Message{Stream: "Loaded image: " + name + "\n"})
-		}
-		if err != nil {
-			return err
-		}
 	}
 	out.begin()
 	return nil
