@@ -71,7 +71,7 @@ volumes: {data: {}}
 		round()
 	}
 	before := map[string]footprint{"gantryd": m.footprint("gantryd"), "gantry-runtime": m.footprint("gantry-runtime")}
-	host := takeSnapshot(t)
+	host := m.snapshot()
 	for range 200 {
 		round()
 	}
@@ -92,7 +92,7 @@ volumes: {data: {}}
 			t.Errorf("%s: %d children, then %d", program, b.children, a.children)
 		}
 	}
-	if left := takeSnapshot(t).minus(host); left != "" {
+	if left := m.settled(host); left != "" {
 		t.Errorf("left behind:\n%s", left)
 	}
 	if dirs := m.leftovers(); len(dirs) > 0 {

@@ -10,12 +10,16 @@ package tests
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,11 +27,11 @@ import (
 	"time"
 )
 
-// programs is where `make build` puts the binaries, images where scripts/images
-// puts archives.
+// programs is where `make build` puts the binaries (GANTRY_BIN names another
+// place), images where scripts/images puts archives.
 var (
 	repo     = mustAbs("..")
-	programs = filepath.Join(repo, "bin")
+	programs = mustAbs(cmp.Or(os.Getenv("GANTRY_BIN"), filepath.Join(repo, "bin")))
 	images   = filepath.Join(repo, "build", "images")
 )
 
@@ -45,8 +49,15 @@ type machine struct {
 	dir  string
 	root string
 	run  string
+	tag  string   // in the names of everything it makes in the kernel
 	env  []string // further variables for every command
-	host snapshot // before the daemon
+}
+
+// with is the machine for a subtest, whose failures are its own.
+func (m *machine) with(t testing.TB) *machine {
+	sub := *m
+	sub.t = t
+	return &sub
 }
 
 // newMachine makes a machine with the busybox image. Its daemon starts with
@@ -74,12 +85,15 @@ func bareMachine(t testing.TB) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"), host: takeSnapshot(t)}
+	m := &machine{t: t, dir: dir, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run")}
+	sum := sha256.Sum256([]byte(m.run))
+	m.tag = hex.EncodeToString(sum[:])[:5]
 	t.Cleanup(m.end)
 	return m
 }
 
-// end takes everything down and compares the host with what it was.
+// end takes everything down, after which nothing on the host may bear the
+// machine's name.
 func (m *machine) end() {
 	t := m.t
 	if t.Failed() {
@@ -102,11 +116,44 @@ func (m *machine) end() {
 			m.killAll()
 		}
 	}
-	if left := takeSnapshot(t).minus(m.host); left != "" {
-		t.Errorf("left behind on the host:\n%s", left)
+	left := m.settled(snapshot{})
+	if left != "" {
+		t.Errorf("left behind on the host:\n%s", left.short())
+		m.scrub(left)
 	}
 	if err := os.RemoveAll(m.dir); err != nil {
 		t.Errorf("clean up: %v", err)
+	}
+}
+
+// scrub takes away what a machine that failed has left, so that it fails no
+// other test.
+func (m *machine) scrub(left difference) {
+	m.killAll()
+	var dirs []string
+	for line := range strings.Lines(string(left)) {
+		kind, name, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch kind {
+		case "cgroup":
+			dirs = append(dirs, name)
+			data, _ := os.ReadFile(filepath.Join(name, "cgroup.procs"))
+			for _, pid := range strings.Fields(string(data)) {
+				if n, err := strconv.Atoi(pid); err == nil {
+					syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+		case "mount":
+			defer syscall.Unmount(name, syscall.MNT_DETACH) // the deepest first
+		case "link":
+			exec.Command("ip", "link", "del", filepath.Base(name)).Run()
+		case "nftables":
+			exec.Command("nft", append([]string{"delete"}, strings.Fields(name)...)...).Run()
+		}
+	}
+	exec.Command("nft", "delete", "element", "ip", "gantry-guard", "instances", fmt.Sprintf("{ %q }", m.tag)).Run()
+	time.Sleep(200 * time.Millisecond)
+	for _, d := range slices.Backward(dirs) {
+		syscall.Rmdir(d)
 	}
 }
 

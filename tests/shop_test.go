@@ -42,6 +42,13 @@ func newShop(t testing.TB) *shop {
 	return s
 }
 
+// with is the shop for a subtest.
+func (s *shop) with(t testing.TB) *shop {
+	sub := *s
+	sub.machine = s.machine.with(t)
+	return &sub
+}
+
 func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", ":0")
@@ -167,23 +174,27 @@ func TestShop(t *testing.T) {
 	}
 
 	t.Run("a second up has nothing to do", func(t *testing.T) {
+		s := s.with(t)
 		if r := s.in(s.dir, "plan"); r.code != 0 {
 			t.Errorf("plan: %s", r)
 		}
 	})
 	t.Run("the job has ended well", func(t *testing.T) {
+		s := s.with(t)
 		out := s.okIn(s.dir, "ps", "-a", "--format", "json")
 		if !strings.Contains(out, "shop-migrate-1") || !strings.Contains(out, `"ExitCode":0`) {
 			t.Errorf("ps: %s", out)
 		}
 	})
 	t.Run("the database has no way out", func(t *testing.T) {
+		s := s.with(t)
 		r := s.in(s.dir, "exec", "-T", "db", "bash", "-c", "echo > /dev/tcp/192.0.2.1/9")
 		if r.code == 0 {
 			t.Error("a container on an internal network reached outside")
 		}
 	})
 	t.Run("the secret is where it belongs", func(t *testing.T) {
+		s := s.with(t)
 		want, err := os.ReadFile(filepath.Join(s.dir, "db", "password.txt"))
 		if err != nil {
 			t.Fatal(err)
@@ -196,6 +207,7 @@ func TestShop(t *testing.T) {
 		}
 	})
 	t.Run("scaled, every replica answers", func(t *testing.T) {
+		s := s.with(t)
 		s.okIn(s.dir, "scale", "web=4")
 		l := startLoad(s.url("/"), 4)
 		time.Sleep(2 * time.Second) // nginx asks for names once a second
@@ -206,6 +218,7 @@ func TestShop(t *testing.T) {
 		s.okIn(s.dir, "scale", "web=2")
 	})
 	t.Run("rows survive down and up", func(t *testing.T) {
+		s := s.with(t)
 		s.add("apple")
 		s.okIn(s.dir, "down")
 		if _, err := get(fresh(time.Second), s.url("/")); err == nil {
@@ -217,6 +230,7 @@ func TestShop(t *testing.T) {
 		}
 	})
 	t.Run("and are gone after down -v", func(t *testing.T) {
+		s := s.with(t)
 		s.okIn(s.dir, "down", "-v")
 		s.okIn(s.dir, "up", "-d", "--wait")
 		if got := s.items(); len(got) != 0 {
@@ -245,6 +259,7 @@ func TestDaemonDiesUnderLoad(t *testing.T) {
 		t.Errorf("containers before:\n%safter:\n%s", before, after)
 	}
 	t.Run("a crash after it is repaired", func(t *testing.T) {
+		s := s.with(t)
 		s.okIn(s.dir, "exec", "-T", "cache", "sh", "-c", "kill -9 1 || true; redis-cli shutdown nosave || true")
 		eventually(t, 5*time.Second, "the cache is back", func() bool {
 			return s.in(s.dir, "exec", "-T", "cache", "redis-cli", "ping").code == 0

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // snapshot is what a container platform leaves on a host: mounts, network
@@ -16,6 +17,14 @@ type snapshot map[string][]string
 
 func takeSnapshot(t testing.TB) snapshot {
 	t.Helper()
+	s, err := look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func look() (snapshot, error) {
 	s := snapshot{}
 	add := func(kind string, lines []string) {
 		slices.Sort(lines)
@@ -23,7 +32,7 @@ func takeSnapshot(t testing.TB) snapshot {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var points []string
 	for line := range strings.Lines(string(mounts)) {
@@ -35,11 +44,15 @@ func takeSnapshot(t testing.TB) snapshot {
 
 	links, err := filepath.Glob("/sys/class/net/*")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	add("link", links)
 
-	add("nftables", tables(t))
+	tables, err := tables()
+	if err != nil {
+		return nil, err
+	}
+	add("nftables", tables)
 	add("cgroup", cgroups())
 
 	var procs []string
@@ -55,18 +68,17 @@ func takeSnapshot(t testing.TB) snapshot {
 		}
 	}
 	add("process", procs)
-	return s
+	return s, nil
 }
 
 // tables are the names of the nftables tables. Asking for names only keeps
 // this quick, and clear of what old versions of nft cannot print.
-func tables(t testing.TB) []string {
-	t.Helper()
+func tables() ([]string, error) {
 	out, err := exec.Command("nft", "list", "tables").Output()
 	if err != nil {
-		t.Fatalf("nft list tables: %v", err)
+		return nil, fmt.Errorf("nft list tables: %w", err)
 	}
-	return strings.Split(strings.TrimSpace(string(out)), "\n")
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
 }
 
 // cgroups are the groups gantry has made, in whichever hierarchy.
@@ -81,6 +93,45 @@ func cgroups() []string {
 		}
 	}
 	return all
+}
+
+// snapshot is what the host has of this machine alone: tests run side by side.
+func (m *machine) snapshot() snapshot {
+	m.t.Helper()
+	own := snapshot{}
+	for kind, lines := range takeSnapshot(m.t) {
+		for _, line := range lines {
+			if m.owns(line) {
+				own[kind] = append(own[kind], line)
+			}
+		}
+	}
+	return own
+}
+
+// owns tells whether the name of a kernel object, a path or a command line is
+// this machine's.
+func (m *machine) owns(line string) bool {
+	for _, mark := range []string{m.dir + "/", "gn-" + m.tag, "gv-" + m.tag, "gantry-" + m.tag} {
+		if strings.Contains(line, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// settled is what the machine has on the host beyond before. The kernel
+// collects namespaces and their links a little after they are dropped.
+func (m *machine) settled(before snapshot) difference {
+	m.t.Helper()
+	var left difference
+	for range 100 {
+		if left = m.snapshot().minus(before); left == "" {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return left
 }
 
 // minus lists what is here and was not before. Several things of one name
@@ -113,4 +164,13 @@ func (d difference) without(kind string) string {
 		}
 	}
 	return b.String()
+}
+
+// short is the difference as an error shows it.
+func (d difference) short() string {
+	lines := strings.SplitAfter(string(d), "\n")
+	if n := len(lines); n > 25 {
+		lines = append(lines[:25:25], fmt.Sprintf("… and %d more\n", n-25))
+	}
+	return strings.Join(lines, "")
 }

@@ -111,6 +111,7 @@ services:
 		})
 	}
 	t.Run("a crash after it is repaired", func(t *testing.T) {
+		m := m.with(t)
 		name := "keeper-crashing-1"
 		old := m.ok("container", "inspect", name, "--format", "{{.State.Pid}}")
 		kill9(t, old)
@@ -211,7 +212,7 @@ func TestRandomKills(t *testing.T) {
 	victims := [][]string{{"gantryd"}, {"gantry-runtime"}, {"gantryd", "gantry-runtime"}}
 	m.okIn(dir, "up", "-d")
 	m.okIn(dir, "down", "-v")
-	clean := takeSnapshot(t)
+	clean := m.snapshot()
 
 	disturb := func(args ...string) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -245,7 +246,7 @@ func TestRandomKills(t *testing.T) {
 		}
 		var left string
 		for range 50 { // the kernel collects namespaces a little later
-			if left = takeSnapshot(t).minus(clean).without("process"); left == "" {
+			if left = m.snapshot().minus(clean).without("process"); left == "" {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
