@@ -71,7 +71,7 @@ func Main(v Version, args []string) int {
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
-	cmd := a.root()
+	cmd := a.root(args)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	if a.client != nil {
@@ -104,10 +104,10 @@ func (a *app) report(ctx context.Context, err error) int {
 // warn tells what is odd and no error.
 func (a *app) warn(text string) { fmt.Fprintln(a.err, "gantry: warning:", text) }
 
-// root is the command tree. The flags before a command's name are its own, as
+// root is the command tree, as far as the arguments need it. The flags before a command's name are its own, as
 // in `gantry -f shop.yaml logs -f`; they may stand after the name as well,
 // short ones where the command has no other use for the letter.
-func (a *app) root() *cobra.Command {
+func (a *app) root(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:                        "gantry",
 		Short:                      "Run whole application stacks on one machine",
@@ -122,7 +122,7 @@ func (a *app) root() *cobra.Command {
 				return a.printVersion(cmd.Context(), versionOptions{})
 			}
 			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
+				return unknownCommand(a.root(nil), args[0])
 			}
 			return cmd.Help()
 		},
@@ -140,23 +140,7 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolVarP(&a.showVersion, "version", "v", false, "print the version")
 	a.completeGlobal(root)
 
-	for _, g := range a.groups() {
-		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
-		for _, c := range g.commands {
-			c.GroupID = g.id
-			root.AddCommand(c)
-			for _, name := range []string{"file", "project-name"} {
-				short := name[:1]
-				if c.HasSubCommands() || c.Flags().ShorthandLookup(short) != nil || c.Flags().Lookup(name) != nil {
-					continue
-				}
-				own := *root.Flags().Lookup(name) // the same value, and whether it was set
-				own.Hidden = true
-				c.Flags().AddFlag(&own)
-			}
-		}
-	}
-	root.AddCommand(missingCommands()...)
+	a.addCommands(root, args)
 	root.SetHelpCommandGroupID("gantry")
 	return root
 }
@@ -231,12 +215,6 @@ func dryRunnable(commands ...*cobra.Command) {
 		}
 		c.Annotations[dryRunNote] = "yes"
 	}
-}
-
-// group is a heading in the help and what stands below it.
-type group struct {
-	id, title string
-	commands  []*cobra.Command
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

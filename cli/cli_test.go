@@ -351,6 +351,6 @@ func TestManPages(t *testing.T) {
 func BenchmarkRoot(b *testing.B) {
 	for b.Loop() {
 		a := &app{env: os.Getenv}
-		a.root()
+		a.root([]string{"ps", "-a"})
 	}
 }

@@ -1,20 +1,86 @@
 package cli
 
-import "github.com/spf13/cobra"
+import (
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+// group is a heading in the help and what stands below it.
+type group struct {
+	id, title string
+	commands  []maker
+}
+
+// maker makes the command of a name.
+type maker struct {
+	name string
+	make func() *cobra.Command
+}
 
 // groups are the commands as the help shows them.
 func (a *app) groups() []group {
 	return []group{
-		{"stack", "Stacks:", []*cobra.Command{
-			a.upCommand(), a.downCommand(), a.planCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(),
-			a.scaleCommand(), a.killCommand(), a.rmCommand(), a.pauseCommand(), a.unpauseCommand(),
+		{"stack", "Stacks:", []maker{
+			{"up", a.upCommand}, {"down", a.downCommand}, {"plan", a.planCommand}, {"create", a.createCommand},
+			{"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand}, {"scale", a.scaleCommand},
+			{"kill", a.killCommand}, {"rm", a.rmCommand}, {"pause", a.pauseCommand}, {"unpause", a.unpauseCommand},
 		}},
-		{"look", "Looking at them:", []*cobra.Command{
-			a.psCommand(), a.logsCommand(), a.lsCommand(), a.configCommand(), a.imagesCommand(), a.volumesCommand(), a.portCommand(),
-			a.topCommand(), a.statsCommand(), a.eventsCommand(), a.waitCommand(),
+		{"look", "Looking at them:", []maker{
+			{"ps", a.psCommand}, {"logs", a.logsCommand}, {"ls", a.lsCommand}, {"config", a.configCommand}, {"images", a.imagesCommand},
+			{"volumes", a.volumesCommand}, {"port", a.portCommand}, {"top", a.topCommand}, {"stats", a.statsCommand},
+			{"events", a.eventsCommand}, {"wait", a.waitCommand},
 		}},
-		{"inside", "Going inside:", []*cobra.Command{a.execCommand(), a.attachCommand()}},
-		{"object", "Objects:", []*cobra.Command{a.imageCommand(), a.containerCommand(), a.networkCommand(), a.volumeCommand()}},
-		{"gantry", "gantry itself:", []*cobra.Command{a.daemonCommand(), a.completionCommand(), a.manCommand(), a.versionCommand()}},
+		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}}},
+		{"object", "Objects:", []maker{
+			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand},
+		}},
+		{"gantry", "gantry itself:", []maker{
+			{"daemon", a.daemonCommand}, {"completion", a.completionCommand}, {"man", a.manCommand}, {"version", a.versionCommand},
+		}},
+	}
+}
+
+// addCommands makes the commands. Making all of them takes more than a
+// millisecond, a good part of what `gantry ps` takes, so only those are made
+// whose names stand among the arguments. That may be one too many, a service
+// called logs, but never one too few: where none stands there, or something
+// that is about all of them, all are made.
+func (a *app) addCommands(root *cobra.Command, args []string) {
+	all := true
+	for _, g := range a.groups() {
+		all = all && !slices.ContainsFunc(g.commands, func(m maker) bool { return slices.Contains(args, m.name) })
+	}
+	for _, arg := range args {
+		switch arg {
+		case "help", "--help", "-h", "man", "completion", "convert", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+			all = true
+		}
+	}
+	for _, g := range a.groups() {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, m := range g.commands {
+			if !all && !slices.Contains(args, m.name) {
+				continue
+			}
+			c := m.make()
+			c.GroupID = g.id
+			root.AddCommand(c)
+			shortGlobals(root, c)
+		}
+	}
+	root.AddCommand(missingCommands()...)
+}
+
+// shortGlobals lets -f and -p stand after a command's name, where it has no
+// other use for the letter.
+func shortGlobals(root, c *cobra.Command) {
+	for _, name := range []string{"file", "project-name"} {
+		if c.HasSubCommands() || c.Flags().ShorthandLookup(name[:1]) != nil || c.Flags().Lookup(name) != nil {
+			continue
+		}
+		own := *root.Flags().Lookup(name) // the same value, and whether it was set
+		own.Hidden = true
+		c.Flags().AddFlag(&own)
 	}
 }

@@ -42,7 +42,7 @@ func (a *app) daemonCommand() *cobra.Command {
 		Use:   "stop",
 		Short: "Stop the daemon",
 		Long: "Stop the daemon, and gantry-runtime with it. While containers live this is refused:\n" +
-			"take them down first, or let them run on with --leave-containers.",
+			"take them down first, or let them run on with --leave.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.connect()
@@ -54,8 +54,6 @@ func (a *app) daemonCommand() *cobra.Command {
 			case absent(err):
 				fmt.Fprintln(a.out, "not running")
 				return nil
-			case errdefs.IsFailedPrecondition(err):
-				return fmt.Errorf("%w; take them down, or leave them running with --leave-containers", err)
 			case err != nil:
 				return err
 			}
@@ -63,7 +61,7 @@ func (a *app) daemonCommand() *cobra.Command {
 			return nil
 		},
 	}
-	stop.Flags().BoolVar(&leave, "leave-containers", false, "stop although containers live; they run on, and the next daemon finds them")
+	stop.Flags().BoolVar(&leave, "leave", false, "stop although containers live; they run on, and the next daemon finds them")
 	var format string
 	status := &cobra.Command{
 		Use:   "status",

@@ -53,7 +53,7 @@ func takesValue(kind string) bool { return kind != "bool" }
 func TestEveryFlagOfDockerCompose(t *testing.T) {
 	all := composeFlags(t)
 	a := &app{env: func(string) string { return "" }}
-	root := a.root()
+	root := a.root(nil)
 	checked := 0
 	for name, flags := range all {
 		words := strings.Fields(name)
@@ -145,6 +145,7 @@ func TestRefusedFlags(t *testing.T) {
 		{"image nosuch", `unknown command "nosuch"`},
 		{"nosuch", `unknown command "nosuch"`},
 		{"lgos", `did you mean logs`},
+		{"lgos ps", `did you mean logs`},
 		{"up --nosuch", "unknown flag: --nosuch; see gantry up --help"},
 		{"container ls --filter x", `--filter "x": must be key=value`},
 	} {
@@ -170,7 +171,7 @@ func TestGlobalFlagsStandAnywhere(t *testing.T) {
 	}
 	// A command's own letter wins after its name.
 	a := &app{env: func(string) string { return "" }}
-	root := a.root()
+	root := a.root(nil)
 	cmd, rest, err := root.Traverse([]string{"-f", file, "logs", "-f", "web"})
 	if err != nil || cmd.Name() != "logs" || !slices.Equal(rest, []string{"-f", "web"}) || !slices.Equal(a.files, []string{file}) {
 		t.Errorf("got %s %v, files %v, %v", cmd.Name(), rest, a.files, err)
@@ -194,5 +195,5 @@ func TestEverythingIsExplained(t *testing.T) {
 			walk(c)
 		}
 	}
-	walk(a.root())
+	walk(a.root(nil))
 }

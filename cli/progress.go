@@ -21,20 +21,33 @@ type progress interface {
 // newProgress chooses by --progress and by what standard error is.
 // COMPOSE_STATUS_STDOUT moves progress to standard output.
 func (a *app) newProgress(title string) progress {
-	w := a.err
-	if a.settingBool("COMPOSE_STATUS_STDOUT") {
-		w = a.out
-	}
+	w := a.statusWriter()
 	switch mode := a.progress; {
-	case mode == "quiet":
-		return quietProgress{}
-	case mode == "json":
-		return &jsonProgress{enc: json.NewEncoder(w), notes: a.note}
 	case mode == "tty" && a.ansi != "never",
 		(mode == "" || mode == "auto") && a.ansi != "never" && isTerminal(w) && a.env("TERM") != "dumb":
 		return a.startTTY(w, title)
 	}
+	return a.lineProgress()
+}
+
+// lineProgress is newProgress where other lines come in between, over which a
+// live view could not be drawn.
+func (a *app) lineProgress() progress {
+	w := a.statusWriter()
+	switch a.progress {
+	case "quiet":
+		return quietProgress{}
+	case "json":
+		return &jsonProgress{enc: json.NewEncoder(w), notes: a.note}
+	}
 	return &plainProgress{w: w, notes: a.note}
+}
+
+func (a *app) statusWriter() io.Writer {
+	if a.settingBool("COMPOSE_STATUS_STDOUT") {
+		return a.out
+	}
+	return a.err
 }
 
 // note tells what a plan wants its user to know.

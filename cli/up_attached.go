@@ -125,10 +125,10 @@ func (a *app) stopAll(ctx context.Context, c *client.Client, g scheduler.Goal, o
 		options.Timeout = seconds(o.timeout)
 	}
 	stopped := make(chan error, 1)
+	show := a.lineProgress() // the containers' last words come in between
 	go func() {
-		stopped <- a.shown("stop", func(report func(scheduler.Event)) error {
-			return c.Stop(stopping, g.Project.Name, options, report)
-		})
+		defer show.close()
+		stopped <- c.Stop(stopping, g.Project.Name, options, show.event)
 	}()
 	select {
 	case err := <-stopped:

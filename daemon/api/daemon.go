@@ -78,7 +78,7 @@ func (s *server) daemonStop(_ context.Context, w http.ResponseWriter, r *http.Re
 				shown = append(live[:5:5], fmt.Sprintf("%d more", n-5))
 			}
 			return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-				"%d containers run (%s): stop them first, or use --force to leave them running without the daemon", n, strings.Join(shown, ", ")))
+				"%d containers run (%s): stop them first, or let them run on with --leave", n, strings.Join(shown, ", ")))
 		}
 	}
 	if err := s.Stop(leave); err != nil {

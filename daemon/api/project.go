@@ -113,6 +113,9 @@ func (s *server) watchProject(request context.Context, w http.ResponseWriter, ru
 		pending = nil
 		mu.Unlock()
 		for i := range batch {
+			if err := batch[i].Err; err != nil {
+				batch[i].Err = errors.New(message(err)) // on the wire it is a text alone
+			}
 			if err := out.send(projectLine{Event: &batch[i]}); err != nil {
 				return err
 			}
