@@ -71,7 +71,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.bin, "bin", "bin", "`directory` of gantry's programs")
 	f.StringVar(&o.images, "images", "build/images", "`directory` of busybox.tar")
 	f.IntVar(&o.rounds, "rounds", 10, "how often everything is measured, at most")
-	f.DurationVar(&o.limit, "limit", 10*time.Minute, "begin no round after this long")
+	f.DurationVar(&o.limit, "limit", 10*time.Minute, "begin no round after this long, beyond the third")
 	f.BoolVar(&o.quick, "quick", false, "3 rounds, 2 minutes")
 	f.Func("only", "measure only rows that match the `regexp`", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
@@ -210,7 +210,10 @@ func (b *bench) measure(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return errors.Join(failed, ctx.Err())
+	if ctx.Err() != nil {
+		failed = errors.Join(failed, errors.New("interrupted"))
+	}
+	return failed
 }
 
 // say tells on standard error what is going on.
