@@ -114,6 +114,7 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			return nil, err
 		}
 	}
+	withPrimaryGroup(p)
 	var ours *os.File
 	if q.TTY {
 		var child *os.File

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -62,7 +63,11 @@ func initProcess(b keeper.Bundle) (*libcontainer.Process, error) {
 		return nil, fmt.Errorf("root filesystem: %w", err)
 	}
 	defer root.Close()
-	return p, resolveUser(p, b.Spec.Process, b.GroupAdd, root)
+	if err := resolveUser(p, b.Spec.Process, b.GroupAdd, root); err != nil {
+		return nil, err
+	}
+	withPrimaryGroup(p)
+	return p, nil
 }
 
 // resolveUser looks the names of users and groups up inside the root
@@ -96,6 +101,15 @@ func resolveUser(p *libcontainer.Process, sp *specs.Process, groupAdd []string, 
 		p.Env = append(p.Env, "HOME="+u.Home)
 	}
 	return nil
+}
+
+// withPrimaryGroup puts the primary group among the supplementary ones, where a
+// login has it: a process that changes its group could otherwise open files
+// whose modes shut that group out (CVE-2022-36109).
+func withPrimaryGroup(p *libcontainer.Process) {
+	if !slices.Contains(p.AdditionalGroups, p.GID) {
+		p.AdditionalGroups = slices.Insert(p.AdditionalGroups, 0, p.GID)
+	}
 }
 
 // processOf converts a process of a specification to libcontainer's form.
