@@ -85,7 +85,7 @@ func specification(root, own, cgroup string) (*specs.Spec, error) {
 		ID:          "bench",
 		Config:      spec.Config{Command: spoken},
 		Host:        host,
-		CgroupsPath: cgroup,
+		CgroupsPath: filepath.Join(cgroup, "one"),
 		Mounts:      []spec.Mount{{Type: spec.MountBind, Source: own, Target: spokenDir}},
 	})
 	if err != nil {

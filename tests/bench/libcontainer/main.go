@@ -87,7 +87,7 @@ func run() error {
 
 // one makes a container, hears it and waits for its end.
 func one(state, id string, spec *specs.Spec, fifo *os.File) (t Times, err error) {
-	spec.Linux.CgroupsPath = filepath.Join(spec.Linux.CgroupsPath, id)
+	spec.Linux.CgroupsPath = filepath.Join(filepath.Dir(spec.Linux.CgroupsPath), id)
 	began := time.Now()
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: spec})
 	if err != nil {
