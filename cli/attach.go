@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"gantry/client"
 
@@ -47,6 +48,10 @@ func (o *attachOptions) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.sigProxy, "sig-proxy", true, "pass signals on to the process")
 }
 
+// detachPatience is how long after the end of its terminal's stream a process
+// that is still there counts as left.
+const detachPatience = 500 * time.Millisecond
+
 // attach joins a container's process and ends as it does. Signals go to the
 // process: to end this program alone, use the detach keys.
 func (a *app) attach(ctx context.Context, c *client.Client, id string, o attachOptions) error {
@@ -83,11 +88,21 @@ func (a *app) attach(ctx context.Context, c *client.Client, id string, o attachO
 	if err := a.converse(ctx, stream, stdin, resize); err != nil {
 		return err
 	}
-	// The stream has ended: with the process, or by the detach keys.
-	if d, err := c.Container(ctx, id); err == nil && d.State != nil && d.State.Running && !d.State.Restarting {
-		return nil
+	// The stream has ended: with the process or, if it read a terminal's keys,
+	// by those that leave it. Then the process lives on.
+	var leaving <-chan time.Time
+	if stdin && stream.Raw {
+		leaving = time.After(detachPatience)
 	}
-	e := <-exited
+	var e exit
+	select {
+	case e = <-exited:
+	case <-leaving:
+		if d, err := c.Container(ctx, id); err == nil && d.State != nil && d.State.Running && !d.State.Restarting {
+			return nil
+		}
+		e = <-exited
+	}
 	if e.err != nil || e.code == 0 {
 		return e.err
 	}

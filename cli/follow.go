@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"gantry/client"
@@ -84,6 +86,28 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 		events.Until = stamp(time.Now())
 	}
 	err := f.client.Events(ctx, events, func(e client.Event) error { return f.heard(ctx, e) })
+	for lost(ctx, err) && live > 0 {
+		// The daemon has gone; the containers have not, and the next daemon is
+		// soon there. What happened in between is seen by looking.
+		events.Since = stamp(time.Now())
+		gone := err
+		if list, err = f.relist(ctx); lost(ctx, err) {
+			err = gone
+			break
+		} else if err != nil {
+			break
+		}
+		left := false
+		for _, r := range list {
+			if f.wants(r) && r.live() {
+				f.read(ctx, r, client.LogsOptions{Since: f.since})
+				left = true
+			}
+		}
+		if err = errNothingLeft; left {
+			err = f.client.Events(ctx, events, func(e client.Event) error { return f.heard(ctx, e) })
+		}
+	}
 	if errors.Is(err, errNothingLeft) || err == nil && live == 0 {
 		// What was written before the end is still to be printed.
 		drained := make(chan struct{})
@@ -103,6 +127,50 @@ func stamp(t time.Time) string {
 		return ""
 	}
 	return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond())
+}
+
+// A daemon that died is back within a second; after patience, somebody has
+// stopped it.
+const (
+	returnPatience = 10 * time.Second
+	returnPace     = 100 * time.Millisecond
+)
+
+// lost reports that an answer broke off because the daemon is gone.
+func lost(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil &&
+		(errdefs.IsUnavailable(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET))
+}
+
+// retried does something until the daemon answers, or it is known not to.
+func retried(ctx context.Context, do func() error) error {
+	var failing time.Time // since when, in a row
+	for {
+		began := time.Now()
+		err := do()
+		if !lost(ctx, err) {
+			return err
+		}
+		if failing.IsZero() || time.Since(began) > time.Second {
+			failing = time.Now() // it had been answering until now
+		}
+		if time.Since(failing) > returnPatience {
+			return err
+		}
+		select {
+		case <-time.After(returnPace):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (f *follower) relist(ctx context.Context) (list []replica, err error) {
+	err = retried(ctx, func() error {
+		list, err = projectContainers(ctx, f.client, f.project)
+		return err
+	})
+	return list, err
 }
 
 func (f *follower) heard(ctx context.Context, e client.Event) error {
@@ -145,12 +213,14 @@ func (f *follower) read(ctx context.Context, r replica, o client.LogsOptions) {
 	f.reading[r.ID] = true
 	f.work.Go(func() {
 		for {
-			err := readLog(ctx, f.client, r.ID, f.from(r.ID, o), func(l logLine) error {
-				f.printer.print(name, l)
-				f.mu.Lock()
-				f.lastLine[r.ID] = l.at
-				f.mu.Unlock()
-				return nil
+			err := retried(ctx, func() error {
+				return readLog(ctx, f.client, r.ID, f.from(r.ID, o), func(l logLine) error {
+					f.printer.print(name, l)
+					f.mu.Lock()
+					f.lastLine[r.ID] = l.at
+					f.mu.Unlock()
+					return nil
+				})
 			})
 			if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
 				f.printer.say(name, " (its log cannot be read: "+oneLine(err)+")")

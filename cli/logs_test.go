@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +108,54 @@ func TestFollowGoesOnBehindARestart(t *testing.T) {
 	}
 	r := run(t, nil, "--host", d.host, "-p", "shop", "logs", "-f")
 	if want := "web-1  | life 1\nweb-1  | life 2\n"; r.code != 0 || r.out != want {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
+
+// When the daemon dies and the next one is there, following goes on behind the
+// last line.
+func TestFollowSurvivesTheDaemon(t *testing.T) {
+	d := newDaemon(t)
+	c := container("shop", "web", 1, "running")
+	died, ended := make(chan struct{}), make(chan struct{})
+	d.answers["GET /containers/json"] = func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-ended:
+			writeValue(w, []client.Container{container("shop", "web", 1, "exited")})
+		default:
+			writeValue(w, []client.Container{c})
+		}
+	}
+	var lives atomic.Int32
+	d.answers["GET /containers/"+c.ID+"/logs"] = func(w http.ResponseWriter, r *http.Request) {
+		switch lives.Add(1) {
+		case 1:
+			framed(w, 1, at(7, "before\n"))
+			w.(http.Flusher).Flush()
+			<-died
+			panic(http.ErrAbortHandler)
+		case 2:
+		default:
+			return // looked at once more, for having been found running
+		}
+		if since := r.URL.Query().Get("since"); since != "7.000000001" {
+			t.Errorf("gone on with from %q", since)
+		}
+		framed(w, 1, at(8, "after\n"))
+		close(ended)
+	}
+	var subscriptions atomic.Int32
+	d.answers["GET /events"] = func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		if subscriptions.Add(1) == 1 {
+			close(died)
+			panic(http.ErrAbortHandler)
+		}
+		<-ended
+		writeValue(w, map[string]any{"Type": "container", "Action": "die", "Actor": map[string]any{"ID": c.ID, "Attributes": c.Labels}})
+	}
+	r := run(t, nil, "--host", d.host, "-p", "shop", "logs", "-f")
+	if want := "web-1  | before\nweb-1  | after\n"; r.code != 0 || r.out != want {
 		t.Errorf("got %+v, want %q", r, want)
 	}
 }
