@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -255,4 +254,4 @@ func attachable(attach, noAttach []string) func(string) bool {
 }
 
 // exitText is what is said of a container that ended.
-func exitText(code int) string { return " exited with code " + strings.TrimSpace(strconv.Itoa(code)) }
+func exitText(code int) string { return " exited with code " + strconv.Itoa(code) }

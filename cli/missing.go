@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/spf13/cobra"
 )
@@ -20,7 +20,7 @@ func notYet(name, instead string) *cobra.Command {
 			if instead != "" {
 				msg += "; " + instead
 			}
-			return fmt.Errorf("%s", msg)
+			return errors.New(msg)
 		},
 		Annotations: map[string]string{dryRunNote: "yes"},
 	}

@@ -58,9 +58,8 @@ func (a *app) printVersion(ctx context.Context, o versionOptions) error {
 	}
 	v := versions{Version: a.version.Number, Client: clientVersion{
 		Version: a.version.Number, Commit: a.version.Commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}}
-	c, err := a.connect()
-	var reason error = err
-	if err == nil {
+	c, reason := a.connect()
+	if reason == nil {
 		asking, cancel := context.WithTimeout(ctx, versionPatience)
 		defer cancel()
 		var d client.Version
