@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"gantry/compose"
+
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 )
 
 // What exited in the future (the clock was set back) must still be started.
@@ -99,5 +102,32 @@ func TestNewGoal(t *testing.T) {
 		if g, err := NewGoal(p, c.o); err != nil || !slices.Equal(g.Scope, c.want) {
 			t.Errorf("%+v: scope %v, %v", c.o, g.Scope, err)
 		}
+	}
+}
+
+// What a replica is made of, and labelled with.
+func TestRunSpec(t *testing.T) {
+	_, g, plan := up(t, "services: {web: {image: busybox, labels: {mine: x}, depends_on: {db: {condition: service_healthy, restart: true}}}, db: {image: busybox}}", Options{})
+	var spec RunSpec
+	for _, s := range plan.Steps {
+		if r, ok := s.Do.(Run); ok && r.Spec.Name == "shop-web-1" {
+			spec = r.Spec
+		}
+	}
+	want := map[string]string{"mine": "x", LabelProject: "shop", LabelService: "web", LabelNumber: "1", LabelOneOff: "False", LabelImage: "sha256:1",
+		LabelDependsOn: "db:service_healthy:true", LabelWorkingDir: "/src", LabelConfigFiles: "-", LabelVersion: version, LabelGeneration: "0",
+		LabelHash: compose.HashIn(g.Project, *spec.Service), LabelUses: spec.Labels[LabelUses]}
+	if d := cmp.Diff(want, spec.Labels); d != "" {
+		t.Errorf("labels (-want +got):\n%s", d)
+	}
+	if spec.ImageID != "sha256:1" || spec.Image != "busybox" || spec.Number != 1 || !slices.Equal(spec.Networks, []string{"default"}) {
+		t.Errorf("%+v", spec)
+	}
+	if c := FromLabels(spec.Labels); c.Service != "web" || c.Number != 1 || !slices.Equal(c.DependsOn, []string{"db"}) || c.OneOff {
+		t.Errorf("read back %+v", c)
+	}
+	g.Images = map[string]string{"busybox": "sha256:fixed"}
+	if l := LookFor(g); !slices.Equal(l.Images, []string{"busybox", "sha256:fixed"}) || !slices.Equal(l.Networks, []string{"shop_default"}) || l.Project != "shop" {
+		t.Errorf("looks for %+v", l)
 	}
 }
