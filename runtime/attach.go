@@ -2,10 +2,10 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"gantry/runtime/keeper"
@@ -16,6 +16,8 @@ import (
 // AttachOptions say what of a container's streams a client wants.
 type AttachOptions struct {
 	// Stdin is copied to the container until it ends or the container does.
+	// Attach does not wait for a Read that is under way when it returns: close
+	// what it reads from.
 	Stdin io.Reader
 	// Out receives Docker's frames; of a container with a terminal, its bytes.
 	Out            io.Writer
@@ -27,23 +29,60 @@ type AttachOptions struct {
 
 // attachment is one client on one container.
 type attachment struct {
-	o     AttachOptions
-	read  *os.File // our end of the output
-	write *os.File // the keeper's
+	o    AttachOptions
+	read *os.File // our end of the output
+
+	mu    sync.Mutex
+	write *os.File // the keeper's end, until it is handed over
 	stdin *os.File
-	once  sync.Once
-	ready chan struct{} // closed when attached or failed
 	err   error
+	ready chan struct{} // closed when attached, or when there is nothing to attach to
+	done  bool          // ready is closed
+	told  bool          // o.Attached is closed
 }
 
-func (a *attachment) settle(err error) {
-	a.once.Do(func() {
-		a.err = err
-		close(a.ready)
+// tell closes o.Attached; the caller holds mu.
+func (a *attachment) tell() {
+	if a.o.Attached != nil && !a.told {
+		a.told = true
+		close(a.o.Attached)
+	}
+}
+
+// attach hands the attachment to the keeper. It is called once.
+func (a *attachment) attach(ctx context.Context, e *Engine, c Container) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done {
+		return
+	}
+	out := a.write
+	a.write = nil // the call owns it
+	a.stdin, a.err = e.Keeper.Attach(ctx, keeper.AttachRequest{
+		ID: c.ID, Stdin: a.o.Stdin != nil && c.Config.OpenStdin,
+		Stdout: a.o.Stdout, Stderr: a.o.Stderr, Out: out,
 	})
+	if a.err == nil {
+		a.tell()
+	}
+	a.done = true
+	close(a.ready)
 }
 
-func (a *attachment) fail(err error) { a.settle(err) }
+// fail ends an attachment that waits.
+func (a *attachment) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done {
+		return
+	}
+	a.done, a.err = true, err
+	if a.write != nil {
+		a.write.Close()
+		a.write = nil
+	}
+	close(a.ready)
+}
 
 // Attach carries a container's streams until it ends, or ctx does. A container
 // that is not started yet is attached when it is, before its first byte.
@@ -59,124 +98,111 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions) error 
 		}
 		defer a.read.Close()
 	}
-	if err := e.join(ctx, ct, a); err != nil {
+	run, err := e.join(ctx, ct, a)
+	if err != nil {
+		a.fail(err)
 		return err
 	}
 	select {
 	case <-a.ready:
 	case <-ctx.Done():
-		e.leave(ct, a)
-		return ctx.Err()
+		a.fail(ctx.Err())
 	case <-e.closing:
-		return fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
+		a.fail(errClosing)
 	}
-	if a.err != nil {
-		return a.err
+	// From here on nobody else touches it.
+	a.mu.Lock()
+	stdin, err := a.stdin, a.err
+	a.mu.Unlock()
+	ct.mu.Lock()
+	ct.pending = slices.DeleteFunc(ct.pending, func(p *attachment) bool { return p == a })
+	ct.mu.Unlock()
+	if err != nil {
+		if stdin != nil {
+			stdin.Close()
+		}
+		return err
 	}
-	return e.carry(ctx, ct, a)
+	return e.carry(ctx, ct, a, stdin, run)
 }
 
 // join attaches to a live container at once, and to another one when it starts.
-func (e *Engine) join(ctx context.Context, ct *container, a *attachment) error {
+// run is the number of the run it attaches to.
+func (e *Engine) join(ctx context.Context, ct *container, a *attachment) (run uint64, err error) {
 	ct.op.Lock()
 	defer ct.op.Unlock()
-	switch c := ct.snapshot(); c.State {
-	case Running, Paused:
-		a.settle(e.attachNow(ctx, c, a))
-	case Created, Exited, Restarting:
-		ct.mu.Lock()
-		ct.pending = append(ct.pending, a)
-		ct.mu.Unlock()
-		if a.o.Attached != nil {
-			close(a.o.Attached)
-			a.o.Attached = nil
-		}
-	default:
-		return fmt.Errorf("container %s is being removed: %w", c.Name, errdefs.ErrConflict)
+	v := ct.view()
+	switch {
+	case v.removed || v.Removal != nil && !v.State.Live() || v.State == Dead || v.State == Removing:
+		return 0, beingRemoved(v.Container)
+	case v.State.Live():
+		a.attach(ctx, e, v.Container)
+		return v.exits, nil
 	}
-	return nil
-}
-
-// leave forgets an attachment that still waits.
-func (e *Engine) leave(ct *container, a *attachment) {
 	ct.mu.Lock()
-	defer ct.mu.Unlock()
-	for i, p := range ct.pending {
-		if p == a {
-			ct.pending = append(ct.pending[:i:i], ct.pending[i+1:]...)
-			break
-		}
-	}
-	if a.write != nil {
-		a.write.Close()
-		a.write = nil
-	}
-}
-
-func (e *Engine) attachNow(ctx context.Context, c Container, a *attachment) (err error) {
-	out := a.write
-	a.write = nil // the call owns it
-	a.stdin, err = e.Keeper.Attach(ctx, keeper.AttachRequest{
-		ID: c.ID, Stdin: a.o.Stdin != nil && c.Config.OpenStdin,
-		Stdout: a.o.Stdout, Stderr: a.o.Stderr, Out: out,
-	})
-	if err == nil && a.o.Attached != nil {
-		close(a.o.Attached)
-	}
-	return err
+	ct.pending = append(ct.pending, a)
+	ct.mu.Unlock()
+	a.mu.Lock()
+	a.tell()
+	a.mu.Unlock()
+	return v.exits, nil
 }
 
 // attachPending attaches those who waited for the start; the process exists and
 // has not run yet. The caller holds op.
-func (e *Engine) attachPending(ctx context.Context, ct *container) error {
+func (e *Engine) attachPending(ctx context.Context, ct *container) {
 	ct.mu.Lock()
 	pending, c := ct.pending, ct.c
 	ct.pending = nil
 	ct.mu.Unlock()
 	for _, a := range pending {
-		a.settle(e.attachNow(ctx, c, a))
+		a.attach(ctx, e, c)
 	}
-	return nil
 }
 
 // carry copies both ways. It ends with the output, or without any when the
 // input ends or the container does.
-func (e *Engine) carry(ctx context.Context, ct *container, a *attachment) error {
+func (e *Engine) carry(ctx context.Context, ct *container, a *attachment, stdin *os.File, run uint64) error {
 	c := ct.snapshot()
 	fed := make(chan struct{})
-	if a.stdin == nil {
-		close(fed)
-	} else {
+	if stdin != nil {
 		go func() {
 			defer close(fed)
-			io.Copy(a.stdin, a.o.Stdin)
-			a.stdin.Close()
-			if c.Config.StdinOnce && !c.Config.TTY {
+			io.Copy(stdin, a.o.Stdin)
+			stdin.Close()
+			// Not the next run's: input may end after the container has.
+			if c.Config.StdinOnce && !c.Config.TTY && ct.view().exits == run {
 				e.Keeper.CloseStdin(context.WithoutCancel(ctx), c.ID)
 			}
 		}()
 	}
-	gone := make(chan struct{})
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	if a.read != nil {
-		go func() {
-			defer close(gone)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if a.read != nil {
 			io.Copy(a.o.Out, a.read)
-		}()
-	} else {
-		go func() {
-			defer close(gone)
-			e.waitExit(watching, ct, ct.snapshot())
-		}()
+			return
+		}
+		for v := ct.view(); v.exits == run && !v.removed; v = ct.view() {
+			if e.next(watching, v) != nil {
+				return
+			}
+		}
+	}()
+	if a.read != nil {
+		fed = nil // the output decides
 	}
 	select {
 	case <-gone:
 		return nil
+	case <-fed:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-e.closing:
-		return errors.Join(errdefs.ErrUnavailable)
+		return errClosing
 	}
 }
 

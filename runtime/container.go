@@ -19,9 +19,11 @@ type Config = spec.Config
 //	                  ▼  │ unpause        │ start         │
 //	                paused               └───► running ◄──┘ start
 //
-// From created, exited and dead a container can be removed; removing is the
-// intent on disk, finished by the next start of the daemon if need be. A
-// container that could not be taken apart is dead: remove is all it answers to.
+// From created, exited and dead a container can be removed, from any other
+// state by force. That it is to go is on disk before anything happens
+// ([Container.Removal]), so the next daemon finishes a removal that was cut
+// short. A container that could not be taken apart is dead: remove is all it
+// answers to.
 type State string
 
 const (
@@ -40,12 +42,11 @@ func (s State) Live() bool { return s == Running || s == Paused }
 // Container is a snapshot of one container. It is a value: nothing that
 // happens later changes it, and nothing done to it changes the container.
 type Container struct {
-	Version int    // of this record's form on disk
 	ID      string // 64 hexadecimal digits
 	Name    string
 	Created time.Time
 
-	Asked  Config // as the user asked
+	Asked  Config // as the user asked, without the contents of files
 	Config Config // with the image's configuration merged in
 
 	State      State
@@ -53,22 +54,32 @@ type Container struct {
 	StartedAt  time.Time
 	FinishedAt time.Time
 	ExitCode   int
-	ExitLost   bool `json:",omitempty"` // nobody was there to collect the exit code
-	OOMKilled  bool `json:",omitempty"`
+	ExitLost   bool // nobody was there to collect the exit code
+	OOMKilled  bool
 	// Error is why the last start failed, or the container is dead.
-	Error string `json:",omitempty"`
+	Error string
 
 	// Stopped says that a call stopped the container: it stays so until a
 	// call starts it.
-	Stopped      bool `json:",omitempty"`
-	RestartCount int  `json:",omitempty"`
+	Stopped bool
+	// Removal is set from the call that removes the container until it is gone.
+	Removal *Removal
+	// RestartCount is how often the policy has restarted it since a call
+	// started it, Crashes how often in a row (see restart.go).
+	RestartCount int
+	Crashes      int
 
-	Health   *Health           `json:",omitempty"` // nil: no healthcheck
-	Networks []network.Joined  `json:",omitempty"` // while live
-	Ports    []network.Binding `json:",omitempty"` // while live
-	Mounts   []MountPoint      `json:",omitempty"`
-	LogPath  string            `json:",omitempty"` // "": driver none
-	Changed  time.Time         // of the state
+	Health   *Health           // nil: no healthcheck
+	Networks []network.Joined  // while live or restarting
+	Ports    []network.Binding // while live or restarting
+	Mounts   []MountPoint
+	LogPath  string    // "": driver none
+	Changed  time.Time // of the state
+}
+
+// Removal is the intent to remove a container.
+type Removal struct {
+	Volumes bool // its anonymous volumes too
 }
 
 // MountPoint is a mount as it was resolved for this container.
@@ -112,8 +123,9 @@ type StopOptions struct {
 
 // RemoveOptions bend a removal.
 type RemoveOptions struct {
-	Force   bool // kill a live container first
-	Volumes bool // its anonymous volumes too
+	Force   bool         // end a live container first
+	Stop    *StopOptions // how it is ended; nil: by SIGKILL
+	Volumes bool         // its anonymous volumes too
 }
 
 // Conditions of [Engine.Wait].

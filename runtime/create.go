@@ -2,17 +2,13 @@ package runtime
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
-	"regexp"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,34 +19,40 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// nameRule is Docker's for containers.
-var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
-
 // Create makes a container that is not started: its record, its writable layer
 // and its anonymous volumes. An empty name is chosen. On an error nothing is
-// left.
+// left but named volumes and directories of bind mounts, which belong to
+// others too.
 func (e *Engine) Create(ctx context.Context, name string, asked Config) (Container, error) {
 	id := newID()
 	name = strings.TrimPrefix(name, "/")
-	c := Container{ID: id, Name: name, Asked: asked, State: Created, Created: time.Now()}
+	c := Container{ID: id, Name: name, Asked: withoutContents(asked), State: Created, Created: time.Now()}
+	c.Changed = c.Created
 	if name == "" {
 		c.Name = e.freeName()
-	} else if !nameRule.MatchString(name) {
-		return Container{}, fmt.Errorf("container name %q: only letters, digits and _.- may stand in it, a letter or digit first, two characters at least: %w", name, errdefs.ErrInvalidArgument)
+	} else if err := checkName(name); err != nil {
+		return Container{}, err
 	}
 	if err := e.reserve(c.Name, id); err != nil {
 		return Container{}, err
 	}
-	if err := e.create(ctx, &c); err != nil {
+	ct, err := e.create(ctx, c, asked)
+	if err != nil {
 		e.release(c.Name, id)
 		return Container{}, err
 	}
-	ct := newContainer(c)
-	e.mu.Lock()
-	e.byID[id] = ct
-	e.mu.Unlock()
+	c = ct.snapshot()
 	e.emit(c, "create", nil)
 	return c, nil
+}
+
+// withoutContents leaves out what may be large or secret.
+func withoutContents(c Config) Config {
+	c.Mounts = slices.Clone(c.Mounts)
+	for i := range c.Mounts {
+		c.Mounts[i].Content = nil
+	}
+	return c
 }
 
 func newContainer(c Container) *container {
@@ -58,29 +60,133 @@ func newContainer(c Container) *container {
 		c:       c,
 		changed: make(chan struct{}),
 		nudge:   make(chan struct{}, 1),
-		execs:   map[string]bool{},
 	}
 }
 
-// create does what Create promises, with the name reserved.
-func (e *Engine) create(ctx context.Context, c *Container) (err error) {
-	cfg := c.Asked
+// create resolves what was asked for, makes the container's directory with the
+// record, and makes the container known. What the container uses is claimed
+// meanwhile.
+func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *container, err error) {
 	img, err := e.Images.Get(ctx, imageRef(cfg))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if a := img.Config.Architecture; a != "" && !runsHere(a) {
-		return fmt.Errorf("image %s is for %s, this machine is %s; import one for this machine: %w", cfg.Image, a, goruntime.GOARCH, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("image %s is for %s, this machine is %s; import one for this machine: %w", cfg.Image, a, goruntime.GOARCH, errdefs.ErrInvalidArgument)
 	}
 	cfg = cfg.WithImage(img.Config)
 	cfg.ImageID = img.ID.String()
 	if err := e.resolvePeers(&cfg); err != nil {
-		return err
+		return nil, err
 	}
 	if err := cfg.Validate(e.host); err != nil {
+		return nil, err
+	}
+	if err := e.resolveNetworks(&cfg.Network); err != nil {
+		return nil, err
+	}
+	c.Config = cfg
+
+	var claimed []object
+	claim := func(o object) error {
+		err := e.uses.claim(ctx, o)
+		if err == nil {
+			claimed = append(claimed, o)
+		}
 		return err
 	}
-	for _, ep := range cfg.Network.Endpoints {
+	defer func() {
+		for _, o := range claimed {
+			e.uses.unclaim(o)
+		}
+		if err != nil {
+			e.releaseImage(context.WithoutCancel(ctx), cfg.ImageID)
+		}
+	}()
+	if err := claim(imageOf(cfg.ImageID)); err != nil {
+		return nil, err
+	}
+	// This pins it: the container can start whatever becomes of the image's names.
+	if _, err := e.Images.Lowers(ctx, img.ID); err != nil {
+		return nil, err
+	}
+	if c.Mounts, err = e.resolveMounts(ctx, cfg, claim); err != nil {
+		return nil, err
+	}
+	dir := e.rec.dir(c.ID)
+	if cfg.Log.Driver != "none" {
+		c.LogPath = filepath.Join(dir, "container.log")
+	}
+	if err := e.makeContainer(ctx, c); err != nil {
+		err = fmt.Errorf("create %s: %w", c.Name, err)
+		if undo := e.unmakeContainer(context.WithoutCancel(ctx), c); undo != nil {
+			e.Log.Error("take a half-made container apart", "container", c.Name, "error", undo)
+		}
+		return nil, err
+	}
+	ct = newContainer(c)
+	e.mu.Lock()
+	e.byID[c.ID] = ct
+	e.mu.Unlock()
+	return ct, nil
+}
+
+// makeContainer makes what a container has on disk. The record comes last, for
+// a directory without one is nobody's. Only where volumes of the container's
+// own are made it comes before them, as that of a container to be removed, so
+// that whoever dies in between leaves no volume that nobody knows of.
+func (e *Engine) makeContainer(ctx context.Context, c Container) error {
+	dir := e.rec.dir(c.ID)
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
+		if err := os.Mkdir(d, 0o710); err != nil {
+			return err
+		}
+	}
+	// The upper directory is the container's "/": everyone in it may pass.
+	if err := os.Chmod(filepath.Join(dir, "upper"), 0o755); err != nil {
+		return err
+	}
+	if err := e.writeFiles(c); err != nil {
+		return err
+	}
+	own := slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Anonymous })
+	if !own {
+		return e.rec.writeIdentity(c)
+	}
+	e.fault("create: files made")
+	half := c
+	half.Removal = &Removal{Volumes: true}
+	if err := errors.Join(e.rec.writeState(half, false), e.rec.writeIdentity(c)); err != nil {
+		return err
+	}
+	e.fault("create: half recorded")
+	for i, m := range c.Mounts {
+		if m.Anonymous {
+			if _, err := e.Volumes.Create(ctx, anonymousVolume(m.Name, c.Config.Mounts[i])); err != nil {
+				return err
+			}
+		}
+	}
+	e.fault("create: volumes made")
+	return e.rec.writeState(c, true)
+}
+
+func (e *Engine) unmakeContainer(ctx context.Context, c Container) error {
+	return errors.Join(e.removeVolumes(ctx, c), os.RemoveAll(e.rec.dir(c.ID)))
+}
+
+// anonymousVolume is a volume of a container's own.
+func anonymousVolume(name string, m spec.Mount) volume.Volume {
+	return volume.Volume{Name: name, Driver: m.Driver, Labels: m.Labels, Anonymous: true}
+}
+
+// resolveNetworks checks that the networks are there, and names the default one
+// where none is named.
+func (e *Engine) resolveNetworks(n *spec.Network) error {
+	if len(n.Endpoints) == 0 && (n.Mode == "" || n.Mode == "bridge") {
+		n.Endpoints = []spec.Endpoint{{Network: network.DefaultNetwork, MacAddress: n.MacAddress}}
+	}
+	for _, ep := range n.Endpoints {
 		if ep.Network == "" || ep.Network == network.DefaultNetwork {
 			continue // made when it is first used
 		}
@@ -88,42 +194,7 @@ func (e *Engine) create(ctx context.Context, c *Container) (err error) {
 			return err
 		}
 	}
-	c.Config = cfg
-
-	dir := e.rec.dir(c.ID)
-	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
-		if err := os.Mkdir(d, 0o710); err != nil {
-			return fmt.Errorf("create %s: %w", c.Name, err)
-		}
-	}
-	// The upper directory is the container's "/": everyone in it may pass.
-	err = os.Chmod(filepath.Join(dir, "upper"), 0o755)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
-	if err != nil {
-		return err
-	}
-	var made []string
-	defer func() {
-		if err != nil {
-			for _, v := range made {
-				err = errors.Join(err, e.Volumes.Remove(context.WithoutCancel(ctx), v, true))
-			}
-		}
-	}()
-	if c.Mounts, made, err = e.resolveMounts(ctx, cfg); err != nil {
-		return err
-	}
-	if cfg.Log.Driver != "none" {
-		c.LogPath = filepath.Join(dir, "container.log")
-	}
-	if err := e.writeFiles(*c); err != nil {
-		return fmt.Errorf("create %s: %w", c.Name, err)
-	}
-	return e.rec.write(*c, true)
+	return nil
 }
 
 // imageRef is what to look an image up by: the id it was pinned to, else its
@@ -165,122 +236,63 @@ func (e *Engine) writeFiles(c Container) error {
 		return err
 	}
 	files := e.filesOf(c.ID)
-	hosts, err := hostsFile(c, nil, e.hostGateway(c))
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
 	return errors.Join(
-		overwrite(files.Hostname, []byte(hostname(c)+"\n")),
-		overwrite(files.Hosts, hosts),
+		overwrite(files.Hostname, []byte(c.Config.HostName(c.ID, e.host)+"\n")),
+		overwrite(files.Hosts, nil),
 		overwrite(files.ResolvConf, resolvConf(c.Config.Network, host)),
 	)
 }
 
-// resolveMounts finds or makes what is mounted. made are the anonymous volumes
-// it made.
-func (e *Engine) resolveMounts(ctx context.Context, c Config) (points []MountPoint, made []string, err error) {
+// resolveMounts finds what is mounted and names what is to be made. Named
+// volumes that are not there are made here.
+func (e *Engine) resolveMounts(ctx context.Context, c Config, claim func(object) error) ([]MountPoint, error) {
+	var points []MountPoint
 	for _, m := range c.Mounts {
 		p := MountPoint{Type: m.Type, Destination: m.Target, ReadOnly: m.ReadOnly, Propagation: m.Propagation}
 		switch m.Type {
 		case spec.MountBind:
-			if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) && m.CreateHostPath {
-				if err := os.MkdirAll(m.Source, 0o755); err != nil {
-					return nil, made, fmt.Errorf("bind mount %s: %w", m.Source, err)
-				}
-			} else if err != nil {
-				return nil, made, fmt.Errorf("bind mount %s: the source does not exist on this machine; create it or set create_host_path: true: %w", m.Source, errdefs.ErrInvalidArgument)
+			if err := bindSource(m); err != nil {
+				return nil, err
 			}
 			p.Source = m.Source
 		case spec.MountVolume:
-			v := volume.Volume{Name: m.Source, Driver: m.Driver, Labels: m.Labels, Anonymous: m.Source == ""}
-			if m.Source == "" {
-				v.Name = newID()
-				v.Labels = maps.Clone(m.Labels)
-				if v.Labels == nil {
-					v.Labels = map[string]string{}
+			p.Name, p.Anonymous = m.Source, m.Source == "" || m.Anonymous
+			if p.Name == "" {
+				p.Name = newID()
+			}
+			if err := claim(volumeOf(p.Name)); err != nil {
+				return nil, err
+			}
+			v, err := e.Volumes.Get(p.Name)
+			switch {
+			case errdefs.IsNotFound(err) && p.Anonymous:
+				v = volume.Volume{Driver: volume.DriverLocal, Mountpoint: e.Volumes.Path(p.Name)}
+			case errdefs.IsNotFound(err):
+				if v, err = e.Volumes.Create(ctx, volume.Volume{Name: p.Name, Driver: m.Driver, Labels: m.Labels}); err != nil {
+					return nil, err
 				}
-				v.Labels["com.docker.volume.anonymous"] = ""
-				p.Anonymous = true
-				made = append(made, v.Name)
-			} else if old, err := e.Volumes.Get(m.Source); err == nil {
-				v = old
+				e.emitObject("volume", "create", v.Name, map[string]string{"driver": v.Driver})
+			case err != nil:
+				return nil, err
 			}
-			if v, err = e.Volumes.Create(ctx, v); err != nil {
-				return nil, made, err
-			}
-			p.Name, p.Source, p.Driver = v.Name, v.Mountpoint, v.Driver
+			p.Source, p.Driver = v.Mountpoint, v.Driver
 		}
 		points = append(points, p)
 	}
-	return points, made, nil
+	return points, nil
 }
 
-func (e *Engine) reserve(name, id string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if owner, taken := e.byName[name]; taken {
-		return fmt.Errorf("the container name %q is already in use by container %s; remove or rename that one: %w", name, owner[:12], errdefs.ErrConflict)
+// bindSource checks the source of a bind mount, and makes it where it may.
+func bindSource(m spec.Mount) error {
+	_, err := os.Stat(m.Source)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && m.CreateHostPath:
+		err = os.MkdirAll(m.Source, 0o755)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("bind mount %s: the source does not exist on this machine; create it or set create_host_path: true: %w", m.Source, errdefs.ErrInvalidArgument)
 	}
-	e.byName[name] = id
-	return nil
-}
-
-func (e *Engine) release(name, id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.byName[name] == id {
-		delete(e.byName, name)
-	}
-}
-
-// Rename gives a container another name.
-func (e *Engine) Rename(ctx context.Context, ref, name string) error {
-	ct, err := e.find(ref)
 	if err != nil {
-		return err
+		return fmt.Errorf("bind mount %s: %w: %w", m.Source, err, errdefs.ErrInvalidArgument)
 	}
-	name = strings.TrimPrefix(name, "/")
-	if !nameRule.MatchString(name) {
-		return fmt.Errorf("container name %q: only letters, digits and _.- may stand in it, a letter or digit first, two characters at least: %w", name, errdefs.ErrInvalidArgument)
-	}
-	ct.op.Lock()
-	defer ct.op.Unlock()
-	old := ct.snapshot()
-	if err := e.reserve(name, old.ID); err != nil {
-		return err
-	}
-	now, err := e.update(ct, true, func(c *Container) { c.Name = name })
-	if err != nil {
-		e.release(name, old.ID)
-		return err
-	}
-	e.release(old.Name, old.ID)
-	e.emit(now, "rename", map[string]string{"oldName": "/" + old.Name})
 	return nil
-}
-
-// newID is 32 random bytes as hexadecimal digits.
-func newID() string {
-	var b [32]byte
-	rand.Read(b[:]) // never fails (crypto/rand)
-	return hex.EncodeToString(b[:])
-}
-
-// freeName makes up a name for a container that was given none.
-func (e *Engine) freeName() string {
-	how := []string{"amber", "brisk", "calm", "deft", "early", "fair", "glad", "hardy", "keen", "lively", "mellow", "neat", "proud", "quiet", "rapid", "steady", "tidy", "vivid", "warm", "young"}
-	what := []string{"anchor", "beam", "boom", "bollard", "cable", "capstan", "crane", "davit", "deck", "derrick", "girder", "hawser", "hoist", "jib", "keel", "mast", "pulley", "quay", "spar", "winch"}
-	for {
-		name := how[mathrand.IntN(len(how))] + "_" + what[mathrand.IntN(len(what))]
-		e.mu.RLock()
-		_, taken := e.byName[name]
-		crowded := len(e.byName) > 100
-		e.mu.RUnlock()
-		if crowded {
-			return name + "_" + newID()[:8]
-		}
-		if !taken {
-			return name
-		}
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,6 +37,8 @@ type Options struct {
 	Fabric  *network.Fabric
 	Keeper  *keeper.Client
 	Log     *slog.Logger
+
+	fault func(step string)
 }
 
 // Engine is every container of one daemon. All methods are safe for concurrent
@@ -50,10 +51,14 @@ type Engine struct {
 	host spec.Host
 	rec  records
 	bus  *bus
+	uses *uses
 
 	closing chan struct{}
 	cancel  context.CancelFunc
 	ctx     context.Context // of everything the Engine does on its own
+
+	working sync.Mutex // guards closed, and work against an Add beside its Wait
+	closed  bool
 	work    sync.WaitGroup
 
 	mu     sync.RWMutex
@@ -62,27 +67,39 @@ type Engine struct {
 	execs  map[string]*exec
 	groups map[string]*portOwner // of published ports
 
-	probing chan struct{} // bounds the probes that run at once
-	watcher *logs.Watcher // file notices for all who follow a log
+	probing    chan struct{} // bounds the probes that are being started
+	restarting chan struct{} // bounds the restarts by policy
+	watcher    *logs.Watcher // file notices for all who follow a log
+
+	// fault is called between the steps of what changes containers; tests let
+	// the daemon die there.
+	fault func(step string)
 }
 
 // container is the live side of a record.
+//
+// Locks are taken in the order op, writing, mu.
 type container struct {
 	// op is held by whoever changes which process the container has: start,
 	// restart, exit, remove, rename. It is held for as long as that takes.
 	op sync.Mutex
+	// writing is held from reading the record to having changed it, the disk
+	// included. Who only looks does not wait for the disk.
+	writing sync.Mutex
 
-	mu      sync.Mutex // guards what follows; never held while waiting
-	c       Container
-	exits   uint64        // how often a process has ended
-	changed chan struct{} // closed and replaced at every change
-	removed bool
-	restart *time.Timer // a restart that is due
+	mu       sync.Mutex // guards what follows; never held while waiting
+	c        Container
+	exits    uint64        // how often a process has ended
+	settling bool          // one has, and its mounts and addresses are being taken apart
+	changed  chan struct{} // closed and replaced at every change
+	removed  bool
+	restart  *time.Timer // a restart that is due
+	cycling  bool        // a call is restarting it: its exit is no crash
+	pauses   int         // how often it was paused
 	stopHealth
-	awaited int             // how many wait for it to become healthy
-	nudge   chan struct{}   // wakes the prober
-	pending []*attachment   // attached before the start
-	execs   map[string]bool // ids
+	awaited int           // how many wait for it to become healthy
+	nudge   chan struct{} // wakes the prober
+	pending []*attachment // attached before the start
 }
 
 // stopHealth ends the prober of the current process and waits for it.
@@ -94,21 +111,30 @@ type stopHealth struct {
 // Open reads the records, learns from the keeper what lives, adopts it, sweeps
 // what nobody owns, and starts what its restart policy wants started.
 func Open(ctx context.Context, o Options) (*Engine, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	host, err := readHost()
 	if err != nil {
 		return nil, fmt.Errorf("look at the machine: %w", err)
 	}
 	e := &Engine{
-		Options: o,
-		host:    host,
-		rec:     records{root: filepath.Join(o.Root, "containers")},
-		bus:     newBus(),
-		closing: make(chan struct{}),
-		byID:    map[string]*container{},
-		byName:  map[string]string{},
-		execs:   map[string]*exec{},
-		groups:  map[string]*portOwner{},
-		probing: make(chan struct{}, 2*max(host.CPUs, 1)),
+		Options:    o,
+		host:       host,
+		rec:        records{root: filepath.Join(o.Root, "containers")},
+		bus:        newBus(),
+		uses:       newUses(),
+		closing:    make(chan struct{}),
+		byID:       map[string]*container{},
+		byName:     map[string]string{},
+		execs:      map[string]*exec{},
+		groups:     map[string]*portOwner{},
+		probing:    make(chan struct{}, 2*max(host.CPUs, 1)),
+		restarting: make(chan struct{}, 4*max(host.CPUs, 1)),
+		fault:      o.fault,
+	}
+	if e.fault == nil {
+		e.fault = func(string) {}
 	}
 	if err := e.mountFiles(); err != nil {
 		return nil, err
@@ -124,29 +150,37 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	return e, nil
 }
 
-// Close ends everything the Engine does on its own. Containers run on.
+// Close ends everything the Engine does on its own, and the calls that wait.
+// Containers run on.
 func (e *Engine) Close() error {
-	close(e.closing)
-	e.cancel()
+	e.working.Lock()
+	was := e.closed
+	e.closed = true
+	e.working.Unlock()
+	if !was {
+		close(e.closing)
+		e.cancel()
+	}
 	for _, ct := range e.all() {
-		ct.mu.Lock()
-		if ct.restart != nil {
-			ct.restart.Stop()
-		}
-		ct.mu.Unlock()
+		ct.cancelRestart()
 	}
 	e.work.Wait()
 	return e.watcher.Close()
 }
 
-// spawn runs f as work the Engine waits for when it closes.
-func (e *Engine) spawn(f func()) {
-	e.work.Add(1)
-	go func() {
-		defer e.work.Done()
-		f()
-	}()
+// spawn runs f as work the Engine waits for when it closes; false: it closes
+// already, and f does not run.
+func (e *Engine) spawn(f func()) bool {
+	e.working.Lock()
+	defer e.working.Unlock()
+	if e.closed {
+		return false
+	}
+	e.work.Go(f)
+	return true
 }
+
+var errClosing = fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
 
 func (e *Engine) all() []*container {
 	e.mu.RLock()
@@ -194,39 +228,90 @@ func (ct *container) snapshot() Container {
 	return ct.c
 }
 
-// watch is the container as it is now, and a channel that closes when it has
-// changed.
-func (ct *container) watch() (Container, uint64, bool, <-chan struct{}) {
-	ct.mu.Lock()
-	defer ct.mu.Unlock()
-	return ct.c, ct.exits, ct.removed, ct.changed
+// view is what those see who wait for something to happen to a container.
+type view struct {
+	Container
+	exits    uint64
+	removed  bool
+	settling bool
+	changed  <-chan struct{} // closes when it has changed
 }
 
-// update changes the record, on disk first, and wakes those who wait. On an
-// error nothing has changed.
-func (e *Engine) update(ct *container, durable bool, f func(*Container)) (Container, error) {
+// idle says that there is no process, nor anything left of the last one.
+func (v view) idle() bool { return v.removed || !v.settling && !v.State.Live() }
+
+func (ct *container) view() view {
 	ct.mu.Lock()
 	defer ct.mu.Unlock()
-	c := ct.c
-	f(&c)
-	if c.State != ct.c.State {
-		c.Changed = time.Now()
-	}
-	if ct.removed {
+	return view{ct.c, ct.exits, ct.removed, ct.settling, ct.changed}
+}
+
+// A writing says how a change is written.
+type writing uint8
+
+const (
+	synced  writing = 1 << iota // it has reached the disk when update returns
+	whole                       // container.json changes too
+	fact                        // it has happened, whether or not it can be written
+	quietly                     // nobody is woken
+)
+
+// update changes the record, on disk first, and wakes those who wait. On an
+// error nothing has changed, unless it is a fact.
+func (e *Engine) update(ct *container, how writing, f func(*Container)) (Container, error) {
+	ct.writing.Lock()
+	defer ct.writing.Unlock()
+	v := ct.view()
+	c := v.Container
+	if v.removed {
 		return c, fmt.Errorf("container %s: removed: %w", c.Name, errdefs.ErrNotFound)
 	}
-	if err := e.rec.write(c, durable); err != nil {
-		return ct.c, err
+	f(&c)
+	if c.State != v.State {
+		c.Changed = time.Now()
 	}
+	err := e.rec.writeState(c, how&synced != 0)
+	if err == nil && how&whole != 0 {
+		err = e.rec.writeIdentity(c)
+	}
+	if err != nil {
+		if how&fact == 0 {
+			return v.Container, err
+		}
+		e.Log.Error("a container's state is not on disk", "container", c.Name, "error", err)
+	}
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
 	ct.c = c
-	ct.wake()
+	if how&quietly == 0 {
+		ct.wake()
+	}
 	return c, nil
+}
+
+// recall changes what is only remembered: the next write takes it along.
+func (ct *container) recall(f func(*Container)) {
+	ct.writing.Lock()
+	defer ct.writing.Unlock()
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	f(&ct.c)
 }
 
 // wake tells everyone who watches; the caller holds mu.
 func (ct *container) wake() {
 	close(ct.changed)
 	ct.changed = make(chan struct{})
+}
+
+// cancelRestart keeps a restart that is due from happening.
+func (ct *container) cancelRestart() {
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	if ct.restart != nil {
+		ct.restart.Stop()
+		ct.restart = nil
+	}
 }
 
 // Inspect returns one container.
@@ -256,126 +341,3 @@ func (e *Engine) List() []Container {
 
 // Host is what the Engine knows of the machine.
 func (e *Engine) Host() spec.Host { return e.host }
-
-// Wait returns when the container has met the condition: [NotRunning],
-// [NextExit] or [Removed]. watching, if not nil, is called once nothing that
-// happens to the container from then on can be missed.
-func (e *Engine) Wait(ctx context.Context, ref, condition string, watching func()) (Waited, error) {
-	ct, err := e.find(ref)
-	if err != nil {
-		return Waited{}, err
-	}
-	_, before, _, _ := ct.watch()
-	if watching != nil {
-		watching()
-	}
-	for {
-		c, exits, removed, changed := ct.watch()
-		var met bool
-		switch condition {
-		case NotRunning, "":
-			met = !c.State.Live() && c.State != Restarting || removed
-		case NextExit:
-			met = exits != before || removed
-		case Removed:
-			met = removed
-		default:
-			return Waited{}, fmt.Errorf("wait condition %q: not one of not-running, next-exit, removed: %w", condition, errdefs.ErrInvalidArgument)
-		}
-		if met {
-			return Waited{ExitCode: c.ExitCode, Error: c.Error}, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return Waited{}, ctx.Err()
-		case <-e.closing:
-			return Waited{}, fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
-		}
-	}
-}
-
-// AwaitChange returns when any field of the container has changed since c was
-// taken, or its record is gone.
-func (e *Engine) AwaitChange(ctx context.Context, c Container) error {
-	ct, err := e.find(c.ID)
-	if err != nil {
-		return nil
-	}
-	now, _, removed, changed := ct.watch()
-	if removed || now.Changed != c.Changed || now.State != c.State {
-		return nil
-	}
-	select {
-	case <-changed:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.closing:
-		return errdefs.ErrUnavailable
-	}
-}
-
-// AwaitHealthy returns when the container is healthy. Meanwhile it is probed
-// early. It is an error when the container turns unhealthy or ends first.
-func (e *Engine) AwaitHealthy(ctx context.Context, ref string) error {
-	ct, err := e.find(ref)
-	if err != nil {
-		return err
-	}
-	ct.mu.Lock()
-	ct.awaited++
-	nudge(ct.nudge)
-	ct.mu.Unlock()
-	defer func() {
-		ct.mu.Lock()
-		ct.awaited--
-		ct.mu.Unlock()
-	}()
-	for {
-		c, _, removed, changed := ct.watch()
-		switch {
-		case removed:
-			return fmt.Errorf("container %s was removed: %w", c.Name, errdefs.ErrNotFound)
-		case c.State == Exited || c.State == Dead:
-			return fmt.Errorf("container %s exited with code %d before it was healthy: %w", c.Name, c.ExitCode, errdefs.ErrFailedPrecondition)
-		case c.Health == nil && c.State == Running:
-			return fmt.Errorf("container %s has no healthcheck: %w", c.Name, errdefs.ErrFailedPrecondition)
-		case c.Health != nil && c.State == Running && c.Health.Status == Healthy:
-			return nil
-		case c.Health != nil && c.State == Running && c.Health.Status == Unhealthy:
-			return fmt.Errorf("container %s is unhealthy%s: %w", c.Name, lastProbe(c.Health), errdefs.ErrFailedPrecondition)
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-e.closing:
-			return fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
-		}
-	}
-}
-
-func lastProbe(h *Health) string {
-	if len(h.Log) == 0 {
-		return ""
-	}
-	p := h.Log[len(h.Log)-1]
-	out, _, _ := strings.Cut(strings.TrimSpace(p.Output), "\n")
-	return fmt.Sprintf(" (last probe: exit code %d, %q)", p.ExitCode, out)
-}
-
-func nudge(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// removeAll is os.RemoveAll with the container's name in its error.
-func removeAll(name, path string) error {
-	if err := os.RemoveAll(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove container %s: %w", name, err)
-	}
-	return nil
-}

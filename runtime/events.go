@@ -12,7 +12,7 @@ import (
 // read must not grow the daemon.
 const (
 	pastEvents  = 1024
-	lagOfEvents = 4096
+	lagOfEvents = 1024
 )
 
 // bus hands every event to every subscriber, in one order.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +17,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// execsKept is how long a finished exec can be asked for its exit code.
+// execsKept is how long an exec that has ended, or was never started, can be
+// asked for.
 const execsKept = 5 * time.Minute
 
 // exec is the live side of an Exec.
@@ -25,6 +26,7 @@ type exec struct {
 	mu      sync.Mutex
 	x       Exec
 	started bool
+	since   time.Time     // it was made, started or ended
 	probe   bool          // a health check's: no event tells of it
 	done    chan struct{} // closed when it has ended
 }
@@ -33,6 +35,13 @@ func (x *exec) snapshot() Exec {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.x
+}
+
+// forgotten says whether nobody can be interested in it any more.
+func (x *exec) forgotten(now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return (x.x.ExitCode != nil || !x.started) && now.Sub(x.since) > execsKept
 }
 
 // ExecStreams are the ends of an exec's standard streams. With a terminal all
@@ -56,14 +65,66 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, x ExecConfig) (stri
 		return "", fmt.Errorf("exec in %s: no command given: %w", c.Name, errdefs.ErrInvalidArgument)
 	}
 	id := newID()
-	e.mu.Lock()
-	e.execs[id] = &exec{x: Exec{ID: id, Container: c.ID, Config: x}, done: make(chan struct{})}
-	e.mu.Unlock()
-	ct.mu.Lock()
-	ct.execs[id] = true
-	ct.mu.Unlock()
+	e.keepExec(&exec{x: Exec{ID: id, Container: c.ID, Config: x}})
 	e.emit(c, "exec_create: "+strings.Join(x.Command, " "), map[string]string{"execID": id})
 	return id, nil
+}
+
+// keepExec makes an exec known, and forgets old ones.
+func (e *Engine) keepExec(x *exec) {
+	x.since, x.done = time.Now(), make(chan struct{})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, old := range e.execs {
+		if old.forgotten(x.since) {
+			delete(e.execs, id)
+		}
+	}
+	e.execs[x.x.ID] = x
+}
+
+// execsOf are the execs of a container.
+func (e *Engine) execsOf(ct *container) []*exec {
+	id := ct.snapshot().ID
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var all []*exec
+	for _, x := range e.execs {
+		if x.x.Container == id { // never changes
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
+func (e *Engine) forgetExecs(ct *container) {
+	for _, x := range e.execsOf(ct) {
+		e.mu.Lock()
+		delete(e.execs, x.x.ID)
+		e.mu.Unlock()
+	}
+}
+
+// lastWord is how long the exit of an exec is waited for once its container has
+// ended. It is told before the container's, unless a keeper died in between.
+const lastWord = 2 * time.Second
+
+// endExecs sees to it that nobody waits for an exec of a container that has
+// ended.
+func (e *Engine) endExecs(ct *container) {
+	for _, x := range e.execsOf(ct) {
+		if s := x.snapshot(); !s.Running {
+			continue
+		}
+		e.spawn(func() {
+			select {
+			case <-x.done:
+			case <-e.closing:
+			case <-time.After(lastWord):
+				e.execExited(x.x.ID, keeper.Exit{Code: 128 + int(syscall.SIGKILL), At: time.Now()})
+			}
+		})
+	}
 }
 
 func canExec(c Container) error {
@@ -109,8 +170,9 @@ func (e *Engine) ExecResize(ctx context.Context, id string, width, height uint16
 
 // ExecStart runs a prepared exec. With streams it returns when the process has
 // ended and all its output is written; without any it returns at once. A
-// command that cannot be run is a keeper.StartError.
-func (e *Engine) ExecStart(ctx context.Context, id string, io *ExecStreams) error {
+// command that cannot be run is a keeper.StartError. A caller that leaves
+// leaves the process running.
+func (e *Engine) ExecStart(ctx context.Context, id string, streams *ExecStreams) error {
 	x, err := e.findExec(id)
 	if err != nil {
 		return err
@@ -132,144 +194,77 @@ func (e *Engine) ExecStart(ctx context.Context, id string, io *ExecStreams) erro
 		return fmt.Errorf("exec %s has been started already: %w", id, errdefs.ErrConflict)
 	}
 	e.emit(c, "exec_start: "+strings.Join(s.Config.Command, " "), map[string]string{"execID": id})
-	return e.runExec(ctx, c, x, io)
-}
-
-// runExec starts the process and carries its streams.
-func (e *Engine) runExec(ctx context.Context, c Container, x *exec, streams *ExecStreams) error {
-	cfg := x.snapshot().Config
-	p, err := spec.Exec(c.Config, spec.ExecConfig{
-		ID: c.ID, Args: cfg.Command, Env: cfg.Env, WorkingDir: cfg.WorkingDir, User: cfg.User,
-		TTY: cfg.TTY, Privileged: cfg.Privileged, Width: cfg.Width, Height: cfg.Height,
-	}, e.host)
+	p, err := e.startExec(ctx, c, x, streams)
 	if err != nil {
-		e.execExited(x.x.ID, keeper.Exit{Code: 126, At: time.Now(), Known: true})
 		return err
 	}
-	req := keeper.ExecRequest{
-		ID: c.ID, ExecID: x.x.ID, Process: p, GroupAdd: c.Config.GroupAdd,
-		TTY: cfg.TTY, Width: cfg.Width, Height: cfg.Height,
+	p.copy()
+	if streams == nil {
+		e.spawn(func() { p.finish(x.done, e.closing) })
+		return nil
 	}
-	var pipes execPipes
-	if streams != nil && !cfg.TTY {
-		if err := pipes.open(&req, streams); err != nil {
-			return err
+	select {
+	case <-x.done:
+		p.drain(ctx)
+		p.close()
+		return nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-e.closing:
+		err = errClosing
+	}
+	e.spawn(func() { p.finish(x.done, e.closing) })
+	return err
+}
+
+// startExec starts the process of an exec. On an error the exec has ended.
+func (e *Engine) startExec(ctx context.Context, c Container, x *exec, streams *ExecStreams) (_ *execPipes, err error) {
+	defer func() {
+		if err == nil {
+			return
 		}
-	}
-	started, err := e.Keeper.Exec(ctx, req)
-	if err != nil {
-		pipes.close()
 		code := 126
 		var se *keeper.StartError
 		if errors.As(err, &se) && se.Code != 0 {
 			code = se.Code
 		}
 		e.execExited(x.x.ID, keeper.Exit{Code: code, At: time.Now(), Known: true})
-		return err
+	}()
+	cfg := x.snapshot().Config
+	p, err := spec.Exec(e.shownConfig(c), spec.ExecConfig{
+		ID: c.ID, Args: cfg.Command, Env: cfg.Env, WorkingDir: cfg.WorkingDir, User: cfg.User,
+		TTY: cfg.TTY, Privileged: cfg.Privileged, Width: cfg.Width, Height: cfg.Height,
+	}, e.host)
+	if err != nil {
+		return nil, err
 	}
+	req := keeper.ExecRequest{
+		ID: c.ID, ExecID: x.x.ID, Process: p, GroupAdd: c.Config.GroupAdd,
+		TTY: cfg.TTY, Width: cfg.Width, Height: cfg.Height,
+	}
+	pipes := &execPipes{}
+	if streams != nil {
+		pipes.s = *streams
+		if !cfg.TTY {
+			if err := pipes.open(&req); err != nil {
+				return nil, err
+			}
+		}
+	}
+	started, err := e.Keeper.Exec(ctx, req)
+	if err != nil {
+		pipes.close()
+		return nil, err
+	}
+	pipes.console = started.Console
 	x.mu.Lock()
 	x.x.Pid = started.Pid
 	x.x.Running = x.x.ExitCode == nil
+	if !x.x.Running {
+		x.x.Pid = 0
+	}
 	x.mu.Unlock()
-	if streams == nil {
-		if started.Console != nil {
-			// Nobody reads it: drain, or the process would block.
-			e.spawn(func() { io.Copy(io.Discard, started.Console); started.Console.Close() })
-		}
-		return nil
-	}
-	var copied *sync.WaitGroup
-	if cfg.TTY {
-		copied = carryConsole(started.Console, streams)
-		defer started.Console.Close()
-	} else {
-		copied = pipes.carry(streams)
-		defer pipes.close()
-	}
-	select {
-	case <-x.done:
-	case <-ctx.Done():
-		// The client has left. The process goes on, as under Docker; its
-		// output has nowhere to go.
-		return ctx.Err()
-	}
-	drained := make(chan struct{})
-	go func() { copied.Wait(); close(drained) }()
-	select {
-	case <-drained:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(2 * time.Second):
-		// A child that outlives the exec holds its pipes open.
-	}
-	return nil
-}
-
-// execPipes are our ends of an exec's streams.
-type execPipes struct{ in, out, err *os.File }
-
-func (p *execPipes) open(req *keeper.ExecRequest, s *ExecStreams) (err error) {
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	if s.In != nil {
-		if req.Stdin, p.in, err = os.Pipe(); err != nil {
-			return err
-		}
-	}
-	if s.Out != nil {
-		if p.out, req.Stdout, err = os.Pipe(); err != nil {
-			return err
-		}
-	}
-	if s.Err != nil {
-		p.err, req.Stderr, err = os.Pipe()
-	}
-	return err
-}
-
-func (p *execPipes) close() {
-	for _, f := range []*os.File{p.in, p.out, p.err} {
-		if f != nil {
-			f.Close()
-		}
-	}
-}
-
-// carry copies until the streams end. Only output is waited for: input ends
-// when the client says so.
-func (p *execPipes) carry(s *ExecStreams) *sync.WaitGroup {
-	var out sync.WaitGroup
-	if p.in != nil {
-		go func() {
-			io.Copy(p.in, s.In)
-			p.in.Close()
-		}()
-	}
-	for _, o := range []struct {
-		from *os.File
-		to   io.Writer
-	}{{p.out, s.Out}, {p.err, s.Err}} {
-		if o.from != nil {
-			out.Go(func() { io.Copy(o.to, o.from) })
-		}
-	}
-	return &out
-}
-
-func carryConsole(console *os.File, s *ExecStreams) *sync.WaitGroup {
-	var out sync.WaitGroup
-	if s.In != nil {
-		go io.Copy(console, s.In)
-	}
-	to := s.Out
-	if to == nil {
-		to = io.Discard
-	}
-	out.Go(func() { io.Copy(to, console) }) // ends with EIO when the last process has left
-	return &out
+	return pipes, nil
 }
 
 // execExited settles the end of an exec.
@@ -282,6 +277,7 @@ func (e *Engine) execExited(id string, exit keeper.Exit) {
 	over := x.x.ExitCode != nil
 	if !over {
 		x.x.ExitCode, x.x.Running, x.x.Pid = &exit.Code, false, 0
+		x.since = time.Now()
 		close(x.done)
 	}
 	s := x.x
@@ -290,22 +286,14 @@ func (e *Engine) execExited(id string, exit keeper.Exit) {
 		return
 	}
 	if ct, err := e.find(s.Container); err == nil {
-		e.emit(ct.snapshot(), "exec_die", map[string]string{"execID": id, "exitCode": fmt.Sprint(exit.Code)})
-		time.AfterFunc(execsKept, func() {
-			e.mu.Lock()
-			delete(e.execs, id)
-			e.mu.Unlock()
-			ct.mu.Lock()
-			delete(ct.execs, id)
-			ct.mu.Unlock()
-		})
+		e.emit(ct.snapshot(), "exec_die", map[string]string{"execID": id, "exitCode": strconv.Itoa(exit.Code)})
 	}
 }
 
-// killExec ends an exec that took too long.
+// killExec ends an exec that took too long; that it has ended is no error.
 func (e *Engine) killExec(ctx context.Context, container, id string) error {
 	err := e.Keeper.Signal(ctx, container, id, syscall.SIGKILL)
-	if errors.Is(err, errdefs.ErrNotFound) {
+	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 		return nil
 	}
 	return err

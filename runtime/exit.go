@@ -2,14 +2,10 @@ package runtime
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
 	"gantry/runtime/keeper"
-	"gantry/runtime/spec"
-
-	"github.com/containerd/errdefs"
 )
 
 // listen turns what the keeper tells into changes of containers, until the
@@ -47,6 +43,7 @@ func (e *Engine) heard(ev keeper.Event) {
 		e.Log.Warn("the keeper died; containers run on while a new one takes over")
 	case keeper.KeeperBack:
 		e.Log.Info("a new keeper has taken over")
+		e.spawn(func() { e.compare(e.ctx) })
 	}
 }
 
@@ -56,47 +53,99 @@ func (e *Engine) exited(ctx context.Context, ct *container, x keeper.Exit) {
 	ct.op.Lock()
 	defer ct.op.Unlock()
 	c := ct.snapshot()
-	if !c.State.Live() || x.At.Before(c.StartedAt) {
-		return // told twice, or of an earlier run
+	if !c.State.Live() || ctx.Err() != nil {
+		return // settled already; or the next daemon settles it
+	}
+	if !x.At.After(c.StartedAt) {
+		// An earlier run's, told again by a new keeper. Or this one's, and the
+		// process was gone before its start was written down, or the clock was
+		// set back. The keeper knows.
+		st, ok, err := e.kept(ctx, c.ID)
+		if err != nil || !ok || st.Exit == nil {
+			return
+		}
+		x = *st.Exit
 	}
 	e.settle(ctx, ct, x)
 }
 
+// kept asks the keeper about one container.
+func (e *Engine) kept(ctx context.Context, id string) (keeper.Status, bool, error) {
+	all, err := e.Keeper.List(ctx)
+	if err != nil {
+		return keeper.Status{}, false, err
+	}
+	for _, st := range all {
+		if st.ID == id {
+			return st, true, nil
+		}
+	}
+	return keeper.Status{}, false, nil
+}
+
+// compare finds the containers that ended with a keeper and of which the next
+// one does not tell: it knows them as ended, or not at all.
+func (e *Engine) compare(ctx context.Context) {
+	all, err := e.Keeper.List(ctx)
+	if err != nil {
+		e.Log.Error("ask the new keeper what lives", "error", err)
+		return
+	}
+	live := map[string]bool{}
+	for _, st := range all {
+		live[st.ID] = st.Live()
+	}
+	for _, ct := range e.all() {
+		if c := ct.snapshot(); c.State.Live() && !live[c.ID] {
+			e.spawn(func() { e.missed(ctx, ct) })
+		}
+	}
+}
+
+func (e *Engine) missed(ctx context.Context, ct *container) {
+	ct.op.Lock()
+	defer ct.op.Unlock()
+	c := ct.snapshot()
+	st, ok, err := e.kept(ctx, c.ID)
+	switch {
+	case err != nil || !c.State.Live() || ok && st.Live():
+	case ok && st.Exit != nil:
+		e.settle(ctx, ct, *st.Exit)
+	default:
+		e.settle(ctx, ct, keeper.Exit{Code: 255, At: time.Now()})
+	}
+}
+
 // settle is exited for a caller that holds op and knows that the container was
-// live.
+// live. The exit is in the record before the keeper forgets it; nobody who
+// waits is woken before everything is taken apart.
 func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 	e.endHealth(ct)
-	c := ct.snapshot()
-	if err := e.Keeper.Delete(ctx, c.ID); err != nil {
-		e.Log.Error("take an exited container apart", "container", c.Name, "error", err)
-	}
+	ct.mu.Lock()
+	ct.settling = true
+	c, cycling := ct.c, ct.cycling
+	ct.mu.Unlock()
 	v := nextRestart(c.Config.Restart, exited{
 		Code:    x.Code,
 		Lost:    !x.Known,
 		Ran:     x.At.Sub(c.StartedAt),
-		Stopped: c.Stopped,
+		Stopped: c.Stopped || c.Removal != nil,
 		Count:   c.RestartCount,
+		Row:     c.Crashes,
 	})
-	select {
-	case <-e.closing:
-		v = verdict{Count: v.Count} // the next daemon decides
-	default:
+	if cycling && !c.Stopped && c.Removal == nil {
+		// The call that ended it starts it. Restarting is what makes the next
+		// daemon do so, should this one die first.
+		v = verdict{Restart: true}
 	}
-	if v.Restart {
-		e.setReady(c, false, false)
-	} else if err := e.unwire(ctx, c); err != nil {
-		e.Log.Error("disconnect an exited container", "container", c.Name, "error", err)
-	}
-	now, err := e.update(ct, false, func(c *Container) {
+	now, err := e.update(ct, fact|quietly, func(c *Container) {
 		c.State, c.Pid = Exited, 0
 		if v.Restart {
 			c.State = Restarting
-		} else {
-			c.Networks, c.Ports = nil, nil
 		}
 		c.FinishedAt, c.ExitCode, c.ExitLost, c.OOMKilled = x.At, x.Code, !x.Known, x.OOM
-		c.RestartCount = v.Count
-		if c.Health != nil && c.Health.Status != Unhealthy {
+		c.RestartCount, c.Crashes = v.Count, v.Row
+		if c.Health != nil {
 			h := *c.Health
 			h.Status = Unhealthy
 			c.Health = &h
@@ -104,28 +153,59 @@ func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 	})
 	if err != nil {
 		e.Log.Error("record an exit", "container", c.Name, "error", err)
-		return
 	}
+	e.fault("exit: recorded")
+	e.clear(ctx, ct, now)
+	e.fault("exit: cleared")
+	e.emit(now, "die", map[string]string{
+		"exitCode":     strconv.Itoa(x.Code),
+		"execDuration": strconv.Itoa(max(int(x.At.Sub(c.StartedAt).Seconds()), 0)),
+	})
 	ct.mu.Lock()
+	ct.settling = false
 	ct.exits++
 	ct.wake()
 	ct.mu.Unlock()
-	if x.OOM {
-		e.emit(now, "oom", nil)
-	}
-	e.emit(now, "die", map[string]string{
-		"exitCode":     strconv.Itoa(x.Code),
-		"execDuration": strconv.Itoa(int(x.At.Sub(c.StartedAt).Seconds())),
-	})
 	switch {
+	case cycling:
 	case v.Restart && v.Delay == 0:
 		e.rerun(ctx, ct)
 	case v.Restart:
 		e.restartLater(ct, v.Delay)
-	case c.Config.AutoRemove:
-		if err := e.removeLocked(ctx, ct, RemoveOptions{Volumes: true}); err != nil {
-			e.Log.Error("remove an exited container", "container", c.Name, "error", err)
+	case c.Config.AutoRemove && c.Removal == nil:
+		e.removeExited(ctx, ct)
+	}
+}
+
+// clear takes apart what an ended process has left. One that is restarted keeps
+// its network; traffic is kept away from it.
+func (e *Engine) clear(ctx context.Context, ct *container, c Container) {
+	problem := func(what string, err error) {
+		if err != nil {
+			e.Log.Error(what, "container", c.Name, "error", err)
 		}
+	}
+	if c.State == Restarting {
+		e.setReady(c, false, false)
+	}
+	problem("take an ended container apart", e.Keeper.Delete(ctx, c.ID))
+	e.endExecs(ct)
+	problem("release shared memory", e.releaseShm(c.ID))
+	if c.State != Restarting {
+		problem("disconnect an ended container", e.unwire(ctx, c))
+		ct.recall(func(c *Container) { c.Networks, c.Ports = nil, nil })
+	}
+}
+
+// removeExited removes a container that asked to be removed when it ends; the
+// caller holds op.
+func (e *Engine) removeExited(ctx context.Context, ct *container) {
+	c, err := e.update(ct, synced, func(c *Container) { c.Removal = &Removal{Volumes: true} })
+	if err == nil {
+		err = e.removeLocked(ctx, ct)
+	}
+	if err != nil {
+		e.Log.Error("remove an exited container", "container", c.Name, "error", err)
 	}
 }
 
@@ -136,16 +216,15 @@ func (e *Engine) restartLater(ct *container, d time.Duration) {
 	defer ct.mu.Unlock()
 	var t *time.Timer
 	t = time.AfterFunc(d, func() {
-		ct.mu.Lock()
-		due := ct.restart == t
-		ct.mu.Unlock()
-		if !due {
-			return
-		}
 		e.spawn(func() {
 			ct.op.Lock()
 			defer ct.op.Unlock()
-			e.rerun(e.ctx, ct)
+			ct.mu.Lock()
+			due := ct.restart == t
+			ct.mu.Unlock()
+			if due {
+				e.rerun(e.ctx, ct)
+			}
 		})
 	})
 	ct.restart = t
@@ -154,120 +233,35 @@ func (e *Engine) restartLater(ct *container, d time.Duration) {
 // rerun starts a container its policy wants started; the caller holds op. A
 // start that fails counts as a crash.
 func (e *Engine) rerun(ctx context.Context, ct *container) {
+	select {
+	case e.restarting <- struct{}{}:
+		defer func() { <-e.restarting }()
+	case <-ctx.Done():
+	}
 	ct.mu.Lock()
 	ct.restart = nil
 	c := ct.c
 	ct.mu.Unlock()
-	if c.State != Restarting || c.Stopped || ctx.Err() != nil {
+	if c.State != Restarting || c.Stopped || c.Removal != nil || ctx.Err() != nil {
 		return
 	}
-	err := e.run(ctx, ct)
+	err := e.run(ctx, ct, Restarting)
 	if err == nil {
 		e.emit(ct.snapshot(), "restart", nil)
 		return
 	}
+	if ctx.Err() != nil {
+		return // the next daemon tries again
+	}
 	e.Log.Warn("restart failed", "container", c.Name, "error", err)
 	c = ct.snapshot()
-	v := nextRestart(c.Config.Restart, exited{Code: c.ExitCode, Count: max(c.RestartCount, 1)})
-	if !v.Restart || ctx.Err() != nil {
+	v := nextRestart(c.Config.Restart, exited{Code: c.ExitCode, Count: c.RestartCount, Row: max(c.Crashes, 1)})
+	if v.Restart {
+		ct.recall(func(c *Container) { c.RestartCount, c.Crashes = v.Count, v.Row })
+		e.restartLater(ct, v.Delay)
 		return
 	}
-	if _, err := e.update(ct, false, func(c *Container) { c.State, c.RestartCount = Restarting, v.Count }); err != nil {
-		return
-	}
-	e.restartLater(ct, v.Delay)
-}
-
-// Stop asks a container to end and, after its timeout, kills it. It stays
-// stopped until a call starts it. Stopping one that does not run is
-// ErrNotModified.
-func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
-	ct, err := e.find(ref)
-	if err != nil {
-		return err
-	}
-	return e.stop(ctx, ct, o)
-}
-
-func (e *Engine) stop(ctx context.Context, ct *container, o StopOptions) error {
-	ct.op.Lock()
-	ct.mu.Lock()
-	if ct.restart != nil {
-		ct.restart.Stop()
-		ct.restart = nil
-	}
-	state := ct.c.State
-	ct.mu.Unlock()
-	c, err := e.update(ct, true, func(c *Container) {
-		c.Stopped = true
-		if c.State == Restarting {
-			c.State = Exited
-		}
-	})
-	ct.op.Unlock()
-	if err != nil {
-		return err
-	}
-	if state == Restarting {
-		e.emit(c, "stop", nil)
-		return e.unwire(ctx, c)
-	}
-	if !state.Live() {
-		return fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrNotModified)
-	}
-	name := c.Config.StopSignal
-	if o.Signal != "" {
-		name = o.Signal
-	}
-	if name == "" {
-		name = "SIGTERM"
-	}
-	sig, err := spec.ParseSignal(name)
-	if err != nil {
-		return err
-	}
-	if err := e.signal(ctx, c, sig); err != nil {
-		return err
-	}
-	timeout := 10 * time.Second
-	if c.Config.StopTimeout != nil {
-		timeout = *c.Config.StopTimeout
-	}
-	if o.Timeout != nil {
-		timeout = *o.Timeout
-	}
-	grace, cancel := ctx, context.CancelFunc(func() {})
-	if timeout >= 0 {
-		grace, cancel = context.WithTimeout(ctx, timeout)
-	}
-	_, err = e.waitExit(grace, ct, c)
-	cancel()
-	if err != nil {
-		// A caller that has left still wants the container ended, not hung.
-		if err := e.signal(context.WithoutCancel(ctx), c, sigkill); err != nil {
-			return err
-		}
-		if _, err := e.waitExit(ctx, ct, c); err != nil {
-			return err
-		}
-	}
-	e.emit(ct.snapshot(), "stop", nil)
-	return nil
-}
-
-// waitExit waits until the run that c shows has ended and is settled.
-func (e *Engine) waitExit(ctx context.Context, ct *container, c Container) (Container, error) {
-	for {
-		now, _, removed, changed := ct.watch()
-		if removed || !now.State.Live() || !now.StartedAt.Equal(c.StartedAt) {
-			return now, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return now, ctx.Err()
-		case <-e.closing:
-			return now, fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
-		}
+	if c, err = e.update(ct, fact, func(c *Container) { c.State = Exited }); err == nil {
+		e.emit(c, "die", map[string]string{"exitCode": strconv.Itoa(c.ExitCode), "execDuration": "0"})
 	}
 }

@@ -18,17 +18,9 @@ import (
 // resolver; real files name this address, as Docker's containers do.
 const nameserver = "127.0.0.11"
 
-// hostname is the name a container gives itself.
-func hostname(c Container) string {
-	if c.Config.Hostname != "" {
-		return c.Config.Hostname
-	}
-	return c.ID[:12]
-}
-
 // hostsFile is the content of /etc/hosts: loopback, the extra hosts as asked,
 // then the container's own name on each of its addresses.
-func hostsFile(c Container, joined []network.Joined, gateway netip.Addr) ([]byte, error) {
+func hostsFile(c Container, own string, joined []network.Joined, gateway netip.Addr) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
@@ -47,7 +39,6 @@ func hostsFile(c Container, joined []network.Joined, gateway netip.Addr) ([]byte
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 	}
-	own := hostname(c)
 	if d := c.Config.Domainname; d != "" {
 		own = own + "." + d + " " + own
 	}
@@ -59,13 +50,20 @@ func hostsFile(c Container, joined []network.Joined, gateway netip.Addr) ([]byte
 	return b.Bytes(), nil
 }
 
-// hostGateway is the address of the host, asked for only where an extra host
-// needs it: asking makes the default bridge.
-func (e *Engine) hostGateway(c Container) netip.Addr {
-	for _, x := range c.Config.Network.ExtraHosts {
-		if strings.HasSuffix(x, "host-gateway") {
-			return e.Fabric.HostGateway()
+// hostGateway is the address under which a container reaches the host: that of
+// its own networks, else the default bridge's, which asking for makes.
+func (e *Engine) hostGateway(c Container, joined []network.Joined) netip.Addr {
+	asked := slices.ContainsFunc(c.Config.Network.ExtraHosts, func(x string) bool { return strings.HasSuffix(x, "host-gateway") })
+	if !asked {
+		return netip.Addr{}
+	}
+	for _, j := range joined {
+		if j.Primary && j.Gateway.IsValid() {
+			return j.Gateway
 		}
+	}
+	if c.Config.Network.Mode == "host" {
+		return e.Fabric.HostGateway()
 	}
 	return netip.Addr{}
 }

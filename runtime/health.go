@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -83,6 +84,14 @@ type schedule struct {
 func newSchedule(hc spec.Healthcheck, started time.Time) schedule {
 	s := schedule{hc: hc, started: started}
 	s.regular = started.Add(s.interval(started, Starting))
+	return s
+}
+
+// resumed is the schedule of a container that was probed before now, by another
+// daemon. It begins anew somewhere within an interval, so that a daemon with a
+// hundred containers does not probe them all at once.
+func (s schedule) resumed(now time.Time) schedule {
+	s.regular = now.Add(time.Duration(rand.Int64N(int64(s.hc.Interval) + 1)))
 	return s
 }
 

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"syscall"
 
 	"gantry/runtime/rootfs"
 	"gantry/runtime/spec"
@@ -56,33 +54,44 @@ func isMountPoint(dir string) bool {
 
 // mounts turns a container's mounts into binds of host paths. Fresh volumes are
 // filled from the image, and the contents of files are written, on the way.
-func (e *Engine) mounts(ctx context.Context, c Container, lower []string) ([]spec.Mount, error) {
-	out := make([]spec.Mount, 0, len(c.Config.Mounts))
-	for i, m := range c.Config.Mounts {
-		if i >= len(c.Mounts) {
-			return nil, fmt.Errorf("the record of container %s is torn: %d mounts for %d asked", c.Name, len(c.Mounts), len(c.Config.Mounts))
+// release, never nil, is called when the binds are made.
+func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out []spec.Mount, release func(), err error) {
+	var held []string
+	release = func() {
+		for _, path := range held {
+			if err := letGo(path); err != nil {
+				e.Log.Error("let go of a volume's directory", "container", c.Name, "error", err)
+			}
 		}
+	}
+	if len(c.Mounts) != len(c.Config.Mounts) {
+		return nil, release, fmt.Errorf("the record of container %s is torn: %d mounts for %d asked", c.Name, len(c.Mounts), len(c.Config.Mounts))
+	}
+	for i, m := range c.Config.Mounts {
 		switch m.Type {
 		case spec.MountBind:
-			if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
-				if !m.CreateHostPath {
-					return nil, fmt.Errorf("bind mount %s: the source does not exist on this machine; create it or set create_host_path: true: %w", m.Source, errdefs.ErrInvalidArgument)
-				}
-				if err := os.MkdirAll(m.Source, 0o755); err != nil {
-					return nil, fmt.Errorf("bind mount %s: %w", m.Source, err)
-				}
+			if err := bindSource(m); err != nil {
+				return nil, release, err
 			}
 			out = append(out, m)
 		case spec.MountVolume:
-			vm, err := e.volumeMount(ctx, c.Mounts[i].Name, m, lower)
+			vm, err := e.volumeMount(ctx, c.Mounts[i], m, lower)
 			if err != nil {
-				return nil, err
+				return nil, release, err
+			}
+			if m.Subpath != "" && vm.Type == spec.MountBind {
+				at := filepath.Join(e.Run, "subpaths", c.ID+"."+strconv.Itoa(i))
+				if err := holdBelow(at, vm.Source, m.Subpath); err != nil {
+					return nil, release, fmt.Errorf("volume %s: subpath %q: %w", c.Mounts[i].Name, m.Subpath, err)
+				}
+				held = append(held, at)
+				vm.Source = at
 			}
 			out = append(out, vm)
 		case spec.MountFile:
 			path := filepath.Join(e.filesDir(c.ID), strconv.Itoa(i))
 			if err := e.placeFile(path, m); err != nil {
-				return nil, fmt.Errorf("%s: %w", m.Target, err)
+				return nil, release, fmt.Errorf("%s: %w", m.Target, err)
 			}
 			m.Type, m.Source, m.Content = spec.MountBind, path, nil
 			out = append(out, m)
@@ -90,12 +99,19 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) ([]spe
 			out = append(out, m)
 		}
 	}
-	return out, nil
+	return out, release, nil
 }
 
 // volumeMount shows a volume, filled from the image if it is fresh.
-func (e *Engine) volumeMount(ctx context.Context, name string, m spec.Mount, lower []string) (spec.Mount, error) {
+func (e *Engine) volumeMount(ctx context.Context, p MountPoint, m spec.Mount, lower []string) (spec.Mount, error) {
+	name := p.Name
 	src, err := e.Volumes.Source(name)
+	if errdefs.IsNotFound(err) && p.Anonymous {
+		// Somebody removed it by hand; there is nobody else to ask for it.
+		if _, err = e.Volumes.Create(ctx, anonymousVolume(name, m)); err == nil {
+			src, err = e.Volumes.Source(name)
+		}
+	}
 	if err != nil {
 		return m, err
 	}
@@ -110,42 +126,63 @@ func (e *Engine) volumeMount(ctx context.Context, name string, m spec.Mount, low
 	default:
 		return m, fmt.Errorf("volume %s: %s volumes are not supported yet; mount it on the machine and use a bind: %w", name, src.Type, errdefs.ErrNotImplemented)
 	}
-	if !m.NoCopy && !src.ReadOnly {
+	if !m.NoCopy && !src.ReadOnly && m.Subpath == "" {
 		err := e.Volumes.Populate(ctx, name, func(dir string) error { return copyUp(lower, m.Target, dir) })
 		if err != nil {
 			return m, fmt.Errorf("fill volume %s from the image: %w", name, err)
 		}
 	}
 	m.Type, m.Source = spec.MountBind, src.Device
-	if m.Subpath != "" {
-		if m.Source, err = within(src.Device, m.Subpath); err != nil {
-			return m, fmt.Errorf("volume %s: subpath %q: %w", name, m.Subpath, err)
-		}
-	}
 	return m, nil
 }
 
-// within is the path of a directory below base, which no symbolic link leads
-// out of.
-func within(base, sub string) (string, error) {
+// holdBelow binds what lies at sub below base to the path at, so that whoever
+// writes to the volume cannot put a symbolic link in its place before it is
+// mounted. No link leads out of base.
+func holdBelow(at, base, sub string) error {
 	root, err := os.Open(base)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer root.Close()
 	f, err := rootfs.OpenIn(root, sub, unix.O_PATH)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	defer f.Close()
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(at), 0o711); err != nil {
+		return err
+	}
+	if err := letGo(at); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = os.Mkdir(at, 0o711)
+	} else {
+		err = os.WriteFile(at, nil, 0o600)
+	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	if path != base && !strings.HasPrefix(path, base+"/") {
-		return "", fmt.Errorf("it leads outside: %w", errdefs.ErrInvalidArgument)
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), at, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return errors.Join(fmt.Errorf("bind: %w", err), os.Remove(at))
 	}
-	return path, nil
+	return nil
+}
+
+// letGo undoes holdBelow, whether or not it was done.
+func letGo(at string) error {
+	if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", at, err)
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // copyUp copies what the image has at target into dir.
@@ -184,90 +221,4 @@ func (e *Engine) placeFile(path string, m spec.Mount) error {
 	}
 	_, err = f.Write(m.Content)
 	return errors.Join(err, f.Chown(m.UID, m.GID), f.Chmod(fs.FileMode(mode).Perm()), f.Close())
-}
-
-// removeFiles takes away what placeFile wrote.
-func (e *Engine) removeFiles(c Container) error {
-	return removeAll(c.Name, e.filesDir(c.ID))
-}
-
-// readNodes reads the host's device nodes a container is to see: those it
-// names, or all when it is privileged.
-func readNodes(c Config) ([]spec.Node, error) {
-	var nodes []spec.Node
-	seen := map[string]bool{}
-	add := func(path string, must bool) error {
-		return filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			if err != nil {
-				if must && p == path {
-					return fmt.Errorf("device %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
-				}
-				return nil //nolint:nilerr // a node that went away meanwhile
-			}
-			if d.IsDir() {
-				switch p {
-				case "/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue":
-					return fs.SkipDir
-				}
-				return nil
-			}
-			n, ok := readNode(p)
-			if ok && !seen[p] {
-				seen[p] = true
-				nodes = append(nodes, n)
-			}
-			return nil
-		})
-	}
-	for _, d := range c.Devices {
-		if err := add(d.Source, true); err != nil {
-			return nil, err
-		}
-	}
-	for _, w := range c.Resources.BlkioWeights {
-		if err := add(w.Path, true); err != nil {
-			return nil, err
-		}
-	}
-	for _, rates := range [][]spec.Rate{c.Resources.ReadBps, c.Resources.WriteBps, c.Resources.ReadIOPS, c.Resources.WriteIOPS} {
-		for _, r := range rates {
-			if err := add(r.Path, true); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if c.Privileged {
-		if err := add("/dev", false); err != nil {
-			return nil, err
-		}
-	}
-	return nodes, nil
-}
-
-func readNode(path string) (spec.Node, bool) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return spec.Node{}, false
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return spec.Node{}, false
-	}
-	n := spec.Node{
-		Path:  path,
-		Major: int64(unix.Major(st.Rdev)),
-		Minor: int64(unix.Minor(st.Rdev)),
-		Mode:  uint32(fi.Mode().Perm()),
-		UID:   st.Uid,
-		GID:   st.Gid,
-	}
-	switch fi.Mode() & fs.ModeType {
-	case fs.ModeDevice | fs.ModeCharDevice:
-		n.Type = "c"
-	case fs.ModeDevice:
-		n.Type = "b"
-	default:
-		return n, false
-	}
-	return n, true
 }

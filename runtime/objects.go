@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"gantry/network"
 	"gantry/runtime/image"
@@ -71,10 +72,8 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 	gone, err := e.Images.Remove(ctx, ref, image.RemoveOptions{
 		Force: force,
 		InUse: func(id digest.Digest) (users []image.User) {
-			for _, ct := range e.all() {
-				if c := ct.snapshot(); c.Config.ImageID == id.String() {
-					users = append(users, image.User{Name: c.Name, Running: c.State.Live()})
-				}
+			for _, c := range e.imageUsers(id.String()) {
+				users = append(users, image.User{Name: c.Name, Running: c.State.Live()})
 			}
 			return users
 		},
@@ -136,6 +135,9 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 	c := ct.snapshot()
 	// One that was taken off its last network is on none, and not for good.
 	bare := c.Config.Network.Mode == "none" && c.Asked.Network.Mode != "none"
+	if c.Removal != nil {
+		return beingRemoved(c)
+	}
 	if !ownNetwork(c.Config.Network.Mode) || c.Config.Network.Mode == "none" && !bare {
 		return fmt.Errorf("connect %s to network %s: its network mode is %q: %w", c.Name, n.Name, c.Config.Network.Mode, errdefs.ErrFailedPrecondition)
 	}
@@ -149,7 +151,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 			return err
 		}
 	}
-	now, err := e.update(ct, true, func(c *Container) {
+	now, err := e.update(ct, synced|whole, func(c *Container) {
 		c.Config.Network.Endpoints = append(slices.Clip(slices.Clone(c.Config.Network.Endpoints)), ep)
 		if bare {
 			c.Config.Network.Mode = ""
@@ -158,7 +160,13 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 			c.Networks = append(slices.Clip(slices.Clone(c.Networks)), joined)
 		}
 	})
-	if err == nil && now.State.Live() {
+	if err != nil {
+		if c.State.Live() {
+			err = errors.Join(err, e.Fabric.Disconnect(context.WithoutCancel(ctx), c.ID, n.ID))
+		}
+		return err
+	}
+	if now.State.Live() {
 		err = e.writeHosts(now, now.Networks)
 	}
 	e.emitObject("network", "connect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
@@ -187,13 +195,19 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, net string) error {
 			return err
 		}
 	}
-	_, err = e.update(ct, true, func(c *Container) {
+	now, err := e.update(ct, synced|whole|fact, func(c *Container) {
 		c.Config.Network.Endpoints = slices.DeleteFunc(slices.Clone(c.Config.Network.Endpoints), on)
 		c.Networks = slices.DeleteFunc(slices.Clone(c.Networks), func(j network.Joined) bool { return j.NetworkID == n.ID })
 		if len(c.Config.Network.Endpoints) == 0 {
 			c.Config.Network.Mode = "none"
 		}
 	})
+	if err != nil {
+		return err
+	}
+	if now.State.Live() {
+		err = e.writeHosts(now, now.Networks)
+	}
 	e.emitObject("network", "disconnect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
 	return err
 }
@@ -216,11 +230,19 @@ func (e *Engine) ListVolumes() []volume.Volume { return e.Volumes.List() }
 
 // VolumeUsers are the names of the containers that mount a volume.
 func (e *Engine) VolumeUsers(name string) []string {
-	var users []string
+	var names []string
+	for _, c := range e.volumeUsers(name) {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+func (e *Engine) volumeUsers(name string) []Container {
+	var users []Container
 	for _, ct := range e.all() {
 		c := ct.snapshot()
 		if slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Name == name }) {
-			users = append(users, c.Name)
+			users = append(users, c)
 		}
 	}
 	return users
@@ -236,8 +258,13 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) erro
 		}
 		return err
 	}
+	done, ok := e.uses.leave(volumeOf(name))
+	if !ok {
+		return fmt.Errorf("volume %s is in use by a container that is being created: %w", name, errdefs.ErrConflict)
+	}
+	defer done()
 	if users := e.VolumeUsers(name); len(users) > 0 {
-		return fmt.Errorf("volume %s is in use by %v; remove those containers first: %w", name, users, errdefs.ErrConflict)
+		return fmt.Errorf("volume %s is in use by %s; remove those containers first: %w", name, strings.Join(users, ", "), errdefs.ErrConflict)
 	}
 	if err := e.Volumes.Remove(ctx, name, force); err != nil {
 		return err

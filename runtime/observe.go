@@ -25,31 +25,34 @@ func (e *Engine) Logs(ctx context.Context, ref string, q logs.Query, each func(l
 	if c.LogPath == "" {
 		return fmt.Errorf("container %s keeps no log (logging driver %q): %w", c.Name, c.Config.Log.Driver, errdefs.ErrInvalidArgument)
 	}
-	if q.Follow {
-		done := make(chan struct{})
-		watching, stop := context.WithCancel(ctx)
-		defer stop()
-		q.Done, q.Watcher = done, e.watcher
-		go func() {
-			defer close(done)
-			e.ended(watching, ct)
-		}()
+	if !q.Follow {
+		return logs.Read(ctx, c.LogPath, q, each)
 	}
-	return logs.Read(ctx, c.LogPath, q, each)
+	done := make(chan struct{})
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	q.Done, q.Watcher = done, e.watcher
+	go func() {
+		defer close(done)
+		e.ended(watching, ct)
+	}()
+	err = logs.Read(ctx, c.LogPath, q, each)
+	select {
+	case <-e.closing:
+		if err == nil {
+			err = errClosing // it may go on
+		}
+	default:
+	}
+	return err
 }
 
 // ended returns when a container has no process and will have none by itself.
+// By then the keeper has closed the log.
 func (e *Engine) ended(ctx context.Context, ct *container) {
 	for {
-		c, _, removed, changed := ct.watch()
-		if removed || !c.State.Live() && c.State != Restarting {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		case <-e.closing:
+		v := ct.view()
+		if v.idle() && v.State != Restarting || e.next(ctx, v) != nil {
 			return
 		}
 	}

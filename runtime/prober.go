@@ -3,7 +3,6 @@ package runtime
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -36,17 +35,16 @@ func (e *Engine) endHealth(ct *container) {
 	}
 }
 
-// probe follows the schedule: one probe at a time per container, a bounded
-// number over all of them.
+// probe follows the schedule: one probe at a time per container.
 func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, started time.Time) {
 	s := newSchedule(hc, started)
+	if status := ct.snapshot().Health.Status; status != Starting {
+		s = s.resumed(time.Now()) // taken over from the daemon before
+	}
 	for {
 		ct.mu.Lock()
 		c, awaited := ct.c, ct.awaited > 0
 		ct.mu.Unlock()
-		if c.Health == nil {
-			return
-		}
 		at, early := s.next(c.Health.Status, awaited)
 		t := time.NewTimer(time.Until(at))
 		select {
@@ -58,21 +56,23 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 			continue
 		case <-t.C:
 		}
-		if c = ct.snapshot(); c.State == Paused {
+		ct.mu.Lock()
+		c, pauses := ct.c, ct.pauses
+		ct.mu.Unlock()
+		if c.State != Running {
 			s = s.after(time.Now(), c.Health.Status, false)
 			continue
 		}
-		select {
-		case e.probing <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
 		p := e.probeOnce(ctx, c, hc)
-		<-e.probing
 		if ctx.Err() != nil {
 			return
 		}
-		e.probed(ct, p, hc, early)
+		ct.mu.Lock()
+		paused := ct.pauses != pauses
+		ct.mu.Unlock()
+		if !paused || p.ExitCode == 0 {
+			e.probed(ct, p, hc, early)
+		}
 		s = s.after(p.End, ct.snapshot().Health.Status, early)
 	}
 }
@@ -80,9 +80,6 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 // probed records an outcome, and moves traffic when it changes the state.
 func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, early bool) {
 	before := ct.snapshot()
-	if before.Health == nil {
-		return
-	}
 	h := judge(*before.Health, p, hc, p.Start.Sub(before.StartedAt), early)
 	set := func(c *Container) {
 		c.Health = &h
@@ -91,15 +88,12 @@ func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, early bool)
 		}
 	}
 	if h.Status == before.Health.Status {
-		// Only what others act on is worth a write.
-		ct.mu.Lock()
-		set(&ct.c)
-		ct.mu.Unlock()
+		ct.recall(set) // only what others act on is worth a write
 		return
 	}
 	// Traffic first: who hears that the container is healthy may use it.
 	e.setReady(before, true, h.Status == Healthy)
-	now, err := e.update(ct, false, set)
+	now, err := e.update(ct, fact, set)
 	if err != nil {
 		e.Log.Error("record health", "container", now.Name, "error", err)
 		return
@@ -107,50 +101,65 @@ func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, early bool)
 	e.emit(now, "health_status: "+h.Status, nil)
 }
 
-// probeOnce runs the check in the container.
+// probeOnce runs the check in the container. A bounded number of checks is
+// being started at a time, over all containers; those that run wait in the
+// container and hold up no others.
 func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck) Probe {
-	p := Probe{Start: time.Now(), ExitCode: -1}
 	var cmd []string
 	switch hc.Test[0] {
 	case "CMD":
 		cmd = hc.Test[1:]
 	case "CMD-SHELL":
-		cmd = append(shellOf(c.Config), hc.Test[1:]...)
-	default:
-		cmd = hc.Test
+		cmd = append([]string{"/bin/sh", "-c"}, hc.Test[1:]...)
 	}
+	x := &exec{x: Exec{ID: newID(), Container: c.ID, Config: ExecConfig{Command: cmd}}, probe: true, started: true}
 	out := &firstBytes{max: probeOutput}
-	id := newID()
-	x := &exec{x: Exec{ID: id, Container: c.ID, Config: ExecConfig{Command: cmd}}, probe: true, done: make(chan struct{})}
-	e.mu.Lock()
-	e.execs[id] = x
-	e.mu.Unlock()
+	select {
+	case e.probing <- struct{}{}:
+	case <-ctx.Done():
+		return Probe{}
+	}
+	p := Probe{Start: time.Now(), ExitCode: -1}
+	e.keepExec(x)
 	defer func() {
 		e.mu.Lock()
-		delete(e.execs, id)
+		delete(e.execs, x.x.ID)
 		e.mu.Unlock()
 	}()
-	limit, cancel := context.WithTimeout(ctx, hc.Timeout)
-	err := e.runExec(limit, c, x, &ExecStreams{Out: out, Err: out})
-	cancel()
-	p.End = time.Now()
-	switch s := x.snapshot(); {
-	case errors.Is(err, context.DeadlineExceeded):
+	pipes, err := e.startExec(ctx, c, x, &ExecStreams{Out: out, Err: out})
+	<-e.probing
+	if err != nil {
+		p.End, p.Output = time.Now(), err.Error()
+		return p
+	}
+	pipes.copy()
+	defer pipes.close()
+	limit := time.NewTimer(time.Until(p.Start.Add(hc.Timeout)))
+	defer limit.Stop()
+	select {
+	case <-x.done:
+		p.End = time.Now()
+		pipes.drain(ctx)
+		p.ExitCode = *x.snapshot().ExitCode
+	case <-limit.C:
+		p.End = time.Now()
+		e.endProbe(c, x)
 		fmt.Fprintf(out, "\nthe check did not end within %s", hc.Timeout)
-		if err := e.killExec(context.WithoutCancel(ctx), c.ID, id); err != nil {
-			e.Log.Warn("end a health check", "container", c.Name, "error", err)
-		}
-	case err != nil && ctx.Err() == nil:
-		fmt.Fprint(out, err)
-	case s.ExitCode != nil:
-		p.ExitCode = *s.ExitCode
+	case <-ctx.Done():
+		e.endProbe(c, x)
 	}
 	p.Output = out.String()
 	return p
 }
 
-// shellOf is what runs CMD-SHELL checks.
-func shellOf(Config) []string { return []string{"/bin/sh", "-c"} }
+// endProbe kills a check that is of no use any more.
+func (e *Engine) endProbe(c Container, x *exec) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), time.Second)
+	defer cancel()
+	if err := e.killExec(ctx, c.ID, x.x.ID); err != nil {
+		e.Log.Warn("end a health check", "container", c.Name, "error", err)
+	}
+}
 
 // firstBytes keeps the beginning of what is written to it. Two streams write
 // at once, so it locks.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"gantry/network"
@@ -15,132 +16,185 @@ import (
 // recover makes the Engine's view, the machine and the records agree again
 // after any death of any of them.
 //
-//	record      keeper      what it means
-//	any         live        it runs: adopt it
-//	any         created     a start was cut short before its first instruction: undo
-//	live        stopped     it ended while nobody listened: settle the exit
-//	live        –           keeper and process are gone (a reboot): settle as lost
-//	removing    any         finish the removal
-//	–           any         nobody's: delete
+//	record       keeper     what it means
+//	removal      any        a removal was cut short: finish it
+//	any          live       it runs: adopt it
+//	any          created    a start was cut short before its first instruction: undo
+//	live         stopped    it ended while nobody listened: settle the exit
+//	not live     stopped    the same, of a start that was not recorded; or it is settled: clear
+//	live         –          keeper and process are gone (a reboot): settle as lost
+//	restarting   not live   a restart is due
+//	exited       –          of one that is removed when it ends: remove it
+//	–            any        nobody's: delete
+//	unreadable   any        leave everything as it is
+//
+// What cannot be put right of one container keeps the others from nothing.
 func (e *Engine) recover(ctx context.Context) error {
-	all, torn, err := e.rec.load()
+	all, torn, broken, err := e.rec.load(e.Log)
 	if err != nil {
 		return err
 	}
-	kept, err := e.Keeper.List(ctx)
+	list, err := e.Keeper.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the keeper what lives: %w", err)
 	}
-	held := make(map[string]keeper.Status, len(kept))
-	for _, st := range kept {
+	held := make(map[string]keeper.Status, len(list))
+	for _, st := range list {
 		held[st.ID] = st
 	}
-
-	var ended, removing, due []*container
-	var live []network.Sandbox
+	var then []func() // work that may begin once everything is known
+	var live []*container
 	for _, c := range all {
 		st, known := held[c.ID]
 		delete(held, c.ID)
 		ct := newContainer(c)
 		e.byID[c.ID], e.byName[c.Name] = ct, c.ID
-		switch {
-		case c.State == Removing || c.State == Dead:
-			removing = append(removing, ct)
-			continue
-		case known && (st.State == keeper.StateRunning || st.State == keeper.StatePaused):
-			ct.c.State, ct.c.Pid, ct.c.StartedAt = Running, st.Pid, st.StartedAt
-			if st.State == keeper.StatePaused {
-				ct.c.State = Paused
+		switch e.found(ctx, ct, st, known) {
+		case hasEnded:
+			x := keeper.Exit{Code: 255, At: time.Now()}
+			if st.Exit != nil {
+				x = *st.Exit
 			}
-			if ct.c.Health == nil && probes(c.Config.Healthcheck) {
-				ct.c.Health = &Health{Status: Starting}
-			}
-			if ownNetwork(c.Config.Network.Mode) {
-				live = append(live, e.sandbox(ct.c))
-			}
-		case known && st.State == keeper.StateCreated:
-			if err := e.Keeper.Delete(ctx, c.ID); err != nil {
-				return fmt.Errorf("undo the start of %s: %w", c.Name, err)
-			}
-			if c.State == Restarting || c.State.Live() {
-				ct.c.State = Restarting
-				due = append(due, ct)
-			}
-		case known || c.State.Live():
-			// A start whose record was not written yet has run all the same.
-			ct.c.State = Running
-			if known && !st.StartedAt.IsZero() {
-				ct.c.StartedAt = st.StartedAt
-			}
-			ended = append(ended, ct)
-		case c.State == Restarting:
-			due = append(due, ct)
+			then = append(then, func() {
+				ct.op.Lock()
+				defer ct.op.Unlock()
+				e.settle(e.ctx, ct, x)
+			})
+		case isDue:
+			then = append(then, func() { e.restartLater(ct, backoff(ct.c.Crashes)) })
+		case isDoomed:
+			then = append(then, func() {
+				// It is ended as it would be by a stop.
+				if err := e.remove(e.ctx, ct, RemoveOptions{Force: true, Stop: &StopOptions{}}); err != nil {
+					e.Log.Error("finish a removal", "container", ct.c.Name, "error", err)
+				}
+			})
+		}
+		if known && ct.c.State.Live() && ct.c.Pid != 0 && st.Live() {
+			live = append(live, ct)
 		}
 	}
-	if err := e.Fabric.Recover(ctx, live); err != nil {
-		return fmt.Errorf("recover the network: %w", err)
+	e.adopt(ctx, live)
+	for _, id := range broken {
+		delete(held, id)
 	}
-	e.adopt(ctx)
-	for _, ct := range ended {
-		x := keeper.Exit{Code: 255, At: time.Now()}
-		if st, ok := find(kept, ct.c.ID); ok && st.Exit != nil {
-			x = *st.Exit
-		}
+	if err := e.sweep(ctx, held, torn, broken); err != nil {
+		e.Log.Error("sweep what nobody owns", "error", err)
+	}
+	for _, f := range then {
+		e.spawn(f)
+	}
+	if len(broken) == 0 { // whose images may not be pinned
 		e.spawn(func() {
-			ct.op.Lock()
-			defer ct.op.Unlock()
-			e.settle(e.ctx, ct, x)
-		})
-	}
-	for _, ct := range due {
-		e.restartLater(ct, backoff(ct.c.RestartCount))
-	}
-	for _, ct := range removing {
-		e.spawn(func() {
-			if err := e.Remove(e.ctx, ct.c.ID, RemoveOptions{}); err != nil {
-				e.Log.Error("finish a removal", "container", ct.c.Name, "error", err)
+			if err := e.Images.Collect(e.ctx); err != nil && e.ctx.Err() == nil {
+				e.Log.Error("collect images", "error", err)
 			}
 		})
 	}
-	return e.sweep(ctx, held, torn)
+	return nil
 }
 
-func find(all []keeper.Status, id string) (keeper.Status, bool) {
-	for _, st := range all {
-		if st.ID == id {
-			return st, true
+// What recover finds a container to be.
+type finding int
+
+const (
+	isSettled finding = iota
+	isLive
+	hasEnded
+	isDue
+	isDoomed
+)
+
+// found lays a record beside what the keeper says, and brings it up to date.
+func (e *Engine) found(ctx context.Context, ct *container, st keeper.Status, known bool) finding {
+	c := &ct.c
+	if known && st.Live() && st.State != keeper.StateCreated {
+		c.State, c.Pid, c.StartedAt = Running, st.Pid, st.StartedAt
+		if st.State == keeper.StatePaused {
+			c.State = Paused
+		}
+	} else if known && !e.ranUnseen(*c, st) {
+		// Nothing of it has run, or what ran is settled.
+		if err := e.Keeper.Delete(ctx, c.ID); err != nil {
+			e.Log.Error("clear what is left of a container", "container", c.Name, "error", err)
+		}
+		known = false
+	}
+	switch {
+	case c.Removal != nil || c.State == Removing || c.State == Dead:
+		if c.State.Live() && !(known && st.Live()) {
+			c.State = Exited
+		}
+		return isDoomed
+	case known && st.Live():
+		return isLive
+	case known:
+		c.State, c.StartedAt = Running, st.StartedAt
+		return hasEnded
+	case c.State.Live():
+		return hasEnded
+	case c.State == Restarting:
+		return isDue
+	case c.State == Exited && c.Config.AutoRemove:
+		c.Removal = &Removal{Volumes: true}
+		return isDoomed
+	}
+	return isSettled
+}
+
+// ranUnseen says whether the keeper tells of a run that the record has not
+// seen the end of.
+func (e *Engine) ranUnseen(c Container, st keeper.Status) bool {
+	if st.State != keeper.StateStopped || st.StartedAt.IsZero() || st.Exit == nil {
+		return false
+	}
+	return c.State.Live() || !st.Exit.At.Equal(c.FinishedAt)
+}
+
+// adopt takes up live containers where the daemon before left them.
+func (e *Engine) adopt(ctx context.Context, live []*container) {
+	var sandboxes []network.Sandbox
+	for _, ct := range live {
+		if ownNetwork(ct.c.Config.Network.Mode) {
+			sandboxes = append(sandboxes, e.sandbox(ct.c))
 		}
 	}
-	return keeper.Status{}, false
-}
-
-// adopt takes up the live containers where the daemon before left them.
-func (e *Engine) adopt(ctx context.Context) {
-	for _, ct := range e.byID {
-		c := ct.c
-		if !c.State.Live() || c.Pid == 0 {
-			continue
+	if err := e.Fabric.Recover(ctx, sandboxes); err != nil {
+		e.Log.Error("recover the network", "error", err)
+	}
+	for _, ct := range live {
+		c := ct.snapshot()
+		if probes(c.Config.Healthcheck) && c.Health == nil {
+			c.Health = &Health{Status: Starting}
 		}
 		if ownNetwork(c.Config.Network.Mode) {
-			w := e.wire(ctx, c)
-			if w.err != nil {
+			if w := e.rewire(ctx, c); w.err != nil {
 				e.Log.Error("reconnect a running container", "container", c.Name, "error", w.err)
 			} else {
-				ct.c.Networks, ct.c.Ports = w.joined, w.ports
+				c.Networks, c.Ports = w.joined, w.ports
 			}
-			e.setReady(ct.c, true, c.Health == nil || c.Health.Status == Healthy)
 		}
-		if c.Health != nil {
-			e.watchHealth(ct, ct.c)
-		}
-		if err := e.rec.write(ct.c, false); err != nil {
-			e.Log.Error("record an adopted container", "container", c.Name, "error", err)
+		c, _ = e.update(ct, fact, func(now *Container) { *now = c })
+		e.setReady(c, true, c.Health == nil || c.Health.Status == Healthy)
+		if c.Health != nil && c.Removal == nil {
+			e.watchHealth(ct, c)
 		}
 	}
+}
+
+// rewire is wire for a container whose network the fabric has just recovered:
+// only what the record does not know is asked for again.
+func (e *Engine) rewire(ctx context.Context, c Container) wiring {
+	if len(c.Networks) != len(c.Config.Network.Endpoints) {
+		return e.wire(ctx, c)
+	}
+	w := wiring{joined: c.Networks}
+	w.ports, w.err = e.publish(ctx, c)
+	return w
 }
 
 // sweep removes what no record owns.
-func (e *Engine) sweep(ctx context.Context, held map[string]keeper.Status, torn []string) error {
+func (e *Engine) sweep(ctx context.Context, held map[string]keeper.Status, torn, broken []string) error {
 	var errs []error
 	for id := range held {
 		e.Log.Warn("delete a container without a record", "id", id)
@@ -151,25 +205,29 @@ func (e *Engine) sweep(ctx context.Context, held map[string]keeper.Status, torn 
 	}
 	for _, place := range []struct {
 		dir    string
-		remove func(id string) error
+		remove func(name string) error
 	}{
 		{"files", func(id string) error { return os.RemoveAll(e.filesDir(id)) }},
 		{"shm", e.releaseShm},
+		{"subpaths", func(name string) error { return letGo(filepath.Join(e.Run, "subpaths", name)) }},
 	} {
 		dirs, err := os.ReadDir(filepath.Join(e.Run, place.dir))
 		if !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 		for _, d := range dirs {
-			if e.byID[d.Name()] == nil {
+			if e.byID[d.Name()] == nil && !slices.Contains(broken, d.Name()) {
 				errs = append(errs, place.remove(d.Name()))
 			}
 		}
 	}
+	if len(broken) > 0 {
+		return errors.Join(errs...)
+	}
 	pinned, err := e.Images.Pinned(ctx)
 	errs = append(errs, err)
 	for _, id := range pinned {
-		if e.imageUsers(id.String()) == nil {
+		if len(e.imageUsers(id.String())) == 0 {
 			errs = append(errs, e.Images.Release(ctx, id))
 		}
 	}

@@ -4,99 +4,171 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 )
 
 // Remove takes a container apart and forgets it: process, mounts, addresses,
-// layer, logs and record. The intent is written first, so that a removal that
-// was cut short is finished by the next daemon.
+// layer, logs and record. The intent is on disk before anything is touched, so
+// that a removal that was cut short is finished by the next daemon; a caller
+// that leaves does not end it either.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
 	ct, err := e.find(ref)
 	if err != nil {
 		return err
 	}
-	c := ct.snapshot()
-	if c.State.Live() || c.State == Restarting {
-		if !o.Force {
-			return fmt.Errorf("container %s is %s; stop it first, or force the removal: %w", c.Name, c.State, errdefs.ErrConflict)
-		}
-		now := StopOptions{Signal: "SIGKILL"}
-		if err := e.stop(ctx, ct, now); err != nil && !errors.Is(err, errdefs.ErrNotModified) {
-			return err
-		}
+	return e.wait(ctx, func() error { return e.remove(e.ctx, ct, o) })
+}
+
+// wait runs work that goes on when its caller leaves.
+func (e *Engine) wait(ctx context.Context, work func() error) error {
+	done := make(chan error, 1)
+	if !e.spawn(func() { done <- work() }) {
+		return errClosing
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *Engine) remove(ctx context.Context, ct *container, o RemoveOptions) error {
+	if err := e.doom(ct, o); err != nil {
+		return err
+	}
+	e.fault("remove: doomed")
+	stop := StopOptions{Signal: "SIGKILL"}
+	if o.Stop != nil {
+		stop = *o.Stop
+	}
+	err := e.halt(ctx, ct, stop, forGood)
+	switch {
+	case errors.Is(err, errdefs.ErrNotModified):
+	case err != nil:
+		return err
+	case o.Stop != nil:
+		e.emit(ct.snapshot(), "stop", nil)
 	}
 	ct.op.Lock()
 	defer ct.op.Unlock()
-	return e.removeLocked(ctx, ct, o)
+	return e.removeLocked(ctx, ct)
 }
 
-// removeLocked removes a container that has no process; the caller holds op.
-func (e *Engine) removeLocked(ctx context.Context, ct *container, o RemoveOptions) error {
-	ct.mu.Lock()
-	c, gone := ct.c, ct.removed
-	ct.mu.Unlock()
-	switch {
-	case gone:
-		return nil
-	case c.State.Live():
-		return fmt.Errorf("container %s was started meanwhile; stop it first: %w", c.Name, errdefs.ErrConflict)
+// doom records that a container is to be removed. From then on nothing starts
+// it any more.
+func (e *Engine) doom(ct *container, o RemoveOptions) error {
+	ct.op.Lock()
+	defer ct.op.Unlock()
+	c := ct.snapshot()
+	if (c.State.Live() || c.State == Restarting) && !o.Force {
+		return fmt.Errorf("container %s is %s; stop it first, or force the removal: %w", c.Name, c.State, errdefs.ErrConflict)
 	}
-	if _, err := e.update(ct, true, func(c *Container) { c.State = Removing }); err != nil {
+	if r := c.Removal; r != nil && (r.Volumes || !o.Volumes) {
+		return nil
+	}
+	_, err := e.update(ct, synced, func(c *Container) { c.Removal = &Removal{Volumes: o.Volumes} })
+	return err
+}
+
+func beingRemoved(c Container) error {
+	return fmt.Errorf("container %s is being removed: %w", c.Name, errdefs.ErrConflict)
+}
+
+// removeLocked removes a doomed container that has no process; the caller
+// holds op.
+func (e *Engine) removeLocked(ctx context.Context, ct *container) error {
+	v := ct.view()
+	switch {
+	case v.removed:
+		return nil
+	case v.State.Live():
+		return fmt.Errorf("container %s was started meanwhile; stop it first: %w", v.Name, errdefs.ErrConflict)
+	}
+	c, err := e.update(ct, fact, func(c *Container) { c.State = Removing })
+	if err != nil {
 		return err
 	}
-	// From here on the caller's leaving must not leave a half.
-	ctx = context.WithoutCancel(ctx)
-	if err := e.takeApart(ctx, c, o.Volumes); err != nil {
-		_, werr := e.update(ct, true, func(c *Container) { c.State, c.Error = Dead, err.Error() })
-		return errors.Join(fmt.Errorf("remove %s: %w", c.Name, err), werr)
+	e.fault("remove: removing")
+	if err := e.takeApart(ctx, c); err != nil {
+		err = fmt.Errorf("remove %s: %w", c.Name, err)
+		_, werr := e.update(ct, fact, func(c *Container) { c.State, c.Error = Dead, err.Error() })
+		return errors.Join(err, werr)
 	}
 	e.mu.Lock()
 	delete(e.byID, c.ID)
 	if e.byName[c.Name] == c.ID {
 		delete(e.byName, c.Name)
 	}
-	for id := range ct.execs {
-		delete(e.execs, id)
-	}
 	delete(e.groups, c.ID)
 	e.mu.Unlock()
+	e.forgetExecs(ct)
 	ct.mu.Lock()
-	ct.removed = true
-	ct.wake()
 	pending := ct.pending
 	ct.pending = nil
 	ct.mu.Unlock()
 	for _, a := range pending {
 		a.fail(fmt.Errorf("container %s was removed: %w", c.Name, errdefs.ErrNotFound))
 	}
-	e.releaseImage(ctx, c.Config.ImageID)
 	e.emit(c, "destroy", nil)
+	ct.mu.Lock()
+	ct.removed = true
+	ct.wake()
+	ct.mu.Unlock()
+	e.releaseImage(ctx, c.Config.ImageID)
 	return nil
 }
 
 // takeApart undoes a creation. The directory with the record goes last.
-func (e *Engine) takeApart(ctx context.Context, c Container, volumes bool) error {
-	err := errors.Join(e.Keeper.Delete(ctx, c.ID), e.unwire(ctx, c), e.removeFiles(c), e.releaseShm(c.ID))
+func (e *Engine) takeApart(ctx context.Context, c Container) error {
+	err := errors.Join(e.Keeper.Delete(ctx, c.ID), e.unwire(ctx, c), e.releaseShm(c.ID), os.RemoveAll(e.filesDir(c.ID)))
 	if err != nil {
 		return err
 	}
-	if volumes {
-		for _, m := range c.Mounts {
-			if !m.Anonymous {
-				continue
-			}
-			if err := e.Volumes.Remove(ctx, m.Name, true); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
-				return err
-			}
+	e.fault("remove: taken apart")
+	if c.Removal != nil && c.Removal.Volumes {
+		if err := e.removeVolumes(ctx, c); err != nil {
+			return err
 		}
 	}
-	return removeAll(c.Name, e.rec.dir(c.ID))
+	e.fault("remove: volumes removed")
+	return os.RemoveAll(e.rec.dir(c.ID))
+}
+
+// removeVolumes removes the volumes that were made for a container, unless
+// another one has taken them over.
+func (e *Engine) removeVolumes(ctx context.Context, c Container) error {
+	var errs []error
+	for _, m := range c.Mounts {
+		if !m.Anonymous {
+			continue
+		}
+		others := slices.DeleteFunc(e.volumeUsers(m.Name), func(u Container) bool { return u.ID == c.ID })
+		if len(others) > 0 {
+			continue
+		}
+		done, ok := e.uses.leave(volumeOf(m.Name))
+		if !ok {
+			continue // somebody is just taking it over
+		}
+		err := e.Volumes.Remove(ctx, m.Name, true)
+		done()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // releaseImage lets an image go that no container uses any more.
 func (e *Engine) releaseImage(ctx context.Context, id string) {
-	if e.imageUsers(id) != nil {
+	done, ok := e.uses.leave(imageOf(id))
+	if !ok {
+		return // whoever claims it releases it
+	}
+	defer done()
+	if len(e.imageUsers(id)) > 0 {
 		return
 	}
 	digest, err := parseImageID(id)
@@ -108,12 +180,12 @@ func (e *Engine) releaseImage(ctx context.Context, id string) {
 	}
 }
 
-// imageUsers are the names of the containers made from an image.
-func (e *Engine) imageUsers(id string) []string {
-	var users []string
+// imageUsers are the containers made from an image.
+func (e *Engine) imageUsers(id string) []Container {
+	var users []Container
 	for _, ct := range e.all() {
 		if c := ct.snapshot(); c.Config.ImageID == id {
-			users = append(users, c.Name)
+			users = append(users, c)
 		}
 	}
 	return users

@@ -21,28 +21,31 @@ type exited struct {
 	Lost    bool          // the code is unknown: nobody was there to collect it
 	Ran     time.Duration // how long
 	Stopped bool          // a call asked for it
-	Count   int           // restarts so far in this row of crashes
+	Count   int           // restarts since a call started it
+	Row     int           // of them, those in this row of crashes
 }
 
-// verdict says whether to start again, and after how long.
+// verdict says whether to start again, and after how long. Count and Row are to
+// be remembered for the next one.
 type verdict struct {
 	Restart bool
 	Delay   time.Duration
-	Count   int // to remember for the next verdict
+	Count   int
+	Row     int
 }
 
 // nextRestart is Docker's restart policy: "always" and "unless-stopped" start
 // whatever was not stopped by a call, "on-failure" only what ended with a code
-// other than zero and at most MaxRetries times. An unknown code counts as a
-// failure.
+// other than zero and at most MaxRetries times, however far apart. An unknown
+// code counts as a failure.
 //
 // Docker's "always" also starts what a call had stopped when its daemon starts.
 // Here a stop holds until a call starts the container again: a daemon that was
 // restarted, or a machine, has not asked for anything.
 func nextRestart(p spec.RestartPolicy, x exited) verdict {
-	count := x.Count
+	row := x.Row
 	if x.Ran >= recovered {
-		count = 0
+		row = 0
 	}
 	var again bool
 	switch p.Name {
@@ -53,9 +56,9 @@ func nextRestart(p spec.RestartPolicy, x exited) verdict {
 		again = failed && !x.Stopped && (p.MaxRetries == 0 || x.Count < p.MaxRetries)
 	}
 	if !again {
-		return verdict{Count: count}
+		return verdict{Count: x.Count, Row: row}
 	}
-	return verdict{Restart: true, Delay: backoff(count), Count: count + 1}
+	return verdict{Restart: true, Delay: backoff(row), Count: x.Count + 1, Row: row + 1}
 }
 
 // backoff is the wait before the n-th restart in a row, n from 0: none, then

@@ -25,16 +25,17 @@ func TestNextRestart(t *testing.T) {
 	}{
 		{"no policy", policy(""), exited{Code: 1}, verdict{}},
 		{"no", policy("no"), exited{Code: 1}, verdict{}},
-		{"always, clean end", policy("always"), exited{}, verdict{true, 0, 1}},
+		{"always, clean end", policy("always"), exited{}, verdict{true, 0, 1, 1}},
 		{"always, stopped", policy("always"), exited{Stopped: true}, verdict{}},
 		{"on-failure, clean end", policy("on-failure"), exited{}, verdict{}},
-		{"on-failure, failed", policy("on-failure"), exited{Code: 3}, verdict{true, 0, 1}},
-		{"on-failure, code lost", policy("on-failure"), exited{Lost: true}, verdict{true, 0, 1}},
-		{"on-failure, second crash", policy("on-failure", 3), exited{Code: 3, Count: 1}, verdict{true, 100 * time.Millisecond, 2}},
-		{"on-failure, used up", policy("on-failure", 3), exited{Code: 3, Count: 3}, verdict{Count: 3}},
-		{"fifth crash in a row", policy("always"), exited{Count: 4}, verdict{true, 800 * time.Millisecond, 5}},
-		{"bounded", policy("always"), exited{Count: 60}, verdict{true, time.Minute, 61}},
-		{"recovered in between", policy("always"), exited{Count: 9, Ran: time.Minute}, verdict{true, 0, 1}},
+		{"on-failure, failed", policy("on-failure"), exited{Code: 3}, verdict{true, 0, 1, 1}},
+		{"on-failure, code lost", policy("on-failure"), exited{Lost: true}, verdict{true, 0, 1, 1}},
+		{"on-failure, second crash", policy("on-failure", 3), exited{Code: 3, Count: 1, Row: 1}, verdict{true, 100 * time.Millisecond, 2, 2}},
+		{"on-failure, used up", policy("on-failure", 3), exited{Code: 3, Count: 3, Row: 3}, verdict{Count: 3, Row: 3}},
+		{"on-failure, used up with hours in between", policy("on-failure", 3), exited{Code: 3, Count: 3, Ran: time.Hour}, verdict{Count: 3}},
+		{"fifth crash in a row", policy("always"), exited{Count: 4, Row: 4}, verdict{true, 800 * time.Millisecond, 5, 5}},
+		{"bounded", policy("always"), exited{Count: 60, Row: 60}, verdict{true, time.Minute, 61, 61}},
+		{"recovered in between", policy("always"), exited{Count: 9, Row: 9, Ran: time.Minute}, verdict{true, 0, 10, 1}},
 	} {
 		if got := nextRestart(c.p, c.x); got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.what, got, c.want)
@@ -53,6 +54,7 @@ func TestRestartLaws(t *testing.T) {
 			Ran:     time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "ran")),
 			Stopped: rapid.Bool().Draw(t, "stopped"),
 			Count:   rapid.IntRange(0, 100).Draw(t, "count"),
+			Row:     rapid.IntRange(0, 100).Draw(t, "row"),
 		}
 		v := nextRestart(p, x)
 		if v.Restart && x.Stopped {

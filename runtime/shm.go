@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
@@ -73,4 +72,3 @@ func (e *Engine) releaseShm(id string) error {
 	}
 	return nil
 }
-

@@ -2,17 +2,114 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"gantry/network"
 	"gantry/runtime/spec"
 
 	"github.com/containerd/errdefs"
 )
+
+// ownNetwork tells whether a container has a network namespace of its own.
+func ownNetwork(mode string) bool {
+	return mode != "host" && !strings.HasPrefix(mode, "container:")
+}
+
+// netns is the network namespace a container runs in, made if it is its own;
+// "" is the host's.
+func (e *Engine) netns(ctx context.Context, c Container) (string, error) {
+	mode := c.Config.Network.Mode
+	if peer, ok := strings.CutPrefix(mode, "container:"); ok {
+		p, err := e.livePeer(peer, "network")
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("/proc/%d/ns/net", p.Pid), nil
+	}
+	if mode == "host" {
+		return "", nil
+	}
+	return e.Fabric.Prepare(ctx, c.ID)
+}
+
+// livePeer is the running container whose namespace is to be joined.
+func (e *Engine) livePeer(ref, what string) (Container, error) {
+	p, err := e.find(ref)
+	if err != nil {
+		return Container{}, err
+	}
+	c := p.snapshot()
+	if !c.State.Live() {
+		return c, fmt.Errorf("join the %s namespace of container %s: it is not running; start it first: %w", what, c.Name, errdefs.ErrConflict)
+	}
+	return c, nil
+}
+
+// wiring is what connecting a container gave.
+type wiring struct {
+	joined []network.Joined
+	ports  []network.Binding
+	took   time.Duration
+	err    error
+}
+
+// wire connects a container and publishes its ports.
+func (e *Engine) wire(ctx context.Context, c Container) (w wiring) {
+	defer func(began time.Time) { w.took = time.Since(began) }(time.Now())
+	a, err := e.Fabric.Attach(ctx, e.sandbox(c))
+	if err != nil {
+		return wiring{err: err}
+	}
+	w.joined = a.Endpoints
+	w.ports, w.err = e.publish(ctx, c)
+	return w
+}
+
+// unwire takes back what wire did; doing it twice is no error.
+func (e *Engine) unwire(ctx context.Context, c Container) error {
+	if !ownNetwork(c.Config.Network.Mode) {
+		return nil
+	}
+	if e.shared(c.ID) {
+		// Others live on in its namespace, and with it would its addresses,
+		// which are free for anybody from now on.
+		for _, at := range c.Networks {
+			if err := e.Fabric.Disconnect(ctx, c.ID, at.NetworkID); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	return errors.Join(e.unpublish(ctx, c), e.Fabric.Detach(ctx, c.ID))
+}
+
+// shared says whether a live container has joined the network of another one.
+func (e *Engine) shared(id string) bool {
+	for _, ct := range e.all() {
+		if c := ct.snapshot(); c.State.Live() && c.Config.Network.Mode == "container:"+id {
+			return true
+		}
+	}
+	return false
+}
+
+// writeHosts writes /etc/hosts, with the addresses. Who joins another one's
+// network sees that one's file.
+func (e *Engine) writeHosts(c Container, joined []network.Joined) error {
+	if strings.HasPrefix(c.Config.Network.Mode, "container:") {
+		return nil
+	}
+	content, err := hostsFile(c, c.Config.HostName(c.ID, e.host), joined, e.hostGateway(c, joined))
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return overwrite(e.filesOf(c.ID).Hosts, content)
+}
 
 // sandbox is a container's wiring in the network's terms.
 func (e *Engine) sandbox(c Container) network.Sandbox {
@@ -32,11 +129,7 @@ func (e *Engine) sandbox(c Container) network.Sandbox {
 	if n.Mode == "none" {
 		return s
 	}
-	endpoints := n.Endpoints
-	if len(endpoints) == 0 {
-		endpoints = []spec.Endpoint{{Network: network.DefaultNetwork, MacAddress: n.MacAddress}}
-	}
-	for _, ep := range endpoints {
+	for _, ep := range n.Endpoints {
 		s.Endpoints = append(s.Endpoints, e.endpoint(c, ep))
 	}
 	return s
@@ -49,7 +142,7 @@ func (e *Engine) endpoint(c Container, ep spec.Endpoint) network.Endpoint {
 		names = append(names, h)
 	}
 	slices.Sort(names)
-	out := network.Endpoint{
+	return network.Endpoint{
 		Network:    ep.Network,
 		Names:      slices.Compact(names),
 		IPv4:       ep.IPv4,
@@ -59,13 +152,6 @@ func (e *Engine) endpoint(c Container, ep spec.Endpoint) network.Endpoint {
 		Priority:   ep.Priority,
 		GwPriority: ep.GwPriority,
 	}
-	// An address kept over a restart of the daemon or of the process stays.
-	for _, j := range c.Networks {
-		if !out.IPv4.IsValid() && (j.NetworkName == ep.Network || j.NetworkID == ep.Network) {
-			out.IPv4 = j.IPv4.Addr()
-		}
-	}
-	return out
 }
 
 // setReady moves names and published ports towards a container, or away.
@@ -73,7 +159,11 @@ func (e *Engine) setReady(c Container, running, ready bool) {
 	if !ownNetwork(c.Config.Network.Mode) {
 		return
 	}
-	if err := e.Fabric.SetState(c.ID, running, ready); err != nil {
+	err := e.Fabric.SetState(c.ID, running, ready)
+	if errdefs.IsNotFound(err) && !running {
+		return // its network has gone already
+	}
+	if err != nil {
 		e.Log.Error("direct traffic", "container", c.Name, "running", running, "ready", ready, "error", err)
 	}
 }

@@ -161,6 +161,9 @@ func environment(c Config, id string, h Host, tty bool) []string {
 	return setEnv(mergeEnv(base, c.Env))
 }
 
+// HostName is what the container with this id calls itself.
+func (c Config) HostName(id string, h Host) string { return hostname(c, id, h) }
+
 // hostname is the host's where its network or its UTS namespace is shared.
 func hostname(c Config, id string, h Host) string {
 	switch {

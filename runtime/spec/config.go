@@ -95,6 +95,10 @@ type Mount struct {
 	CreateHostPath bool   `json:",omitempty"` // bind: make a missing source directory
 	NonRecursive   bool   `json:",omitempty"`
 
+	// Anonymous, of a volume with a Source: it was made for an earlier container
+	// in this one's place, and goes with this one.
+	Anonymous bool `json:",omitempty"`
+
 	NoCopy  bool              `json:",omitempty"` // volume: do not copy the image's content up
 	Subpath string            `json:",omitempty"` // volume: mount this directory of it
 	Labels  map[string]string `json:",omitempty"` // of an anonymous volume

@@ -106,6 +106,10 @@ func (s *Store) path(name string, more ...string) string {
 	return filepath.Join(append([]string{s.dir, name}, more...)...)
 }
 
+// Path is where the content of a volume without options lies, whether or not
+// there is one of that name.
+func (s *Store) Path(name string) string { return s.path(name, "_data") }
+
 // acquire takes the name's slot for work on its volume, and makes one if need
 // be.
 func (s *Store) acquire(ctx context.Context, name string) (*slot, error) {

@@ -1,0 +1,45 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// Pause freezes every process of a container.
+func (e *Engine) Pause(ctx context.Context, ref string) error {
+	return e.freeze(ctx, ref, Running, Paused, "pause", e.Keeper.Pause)
+}
+
+// Unpause lets them go on.
+func (e *Engine) Unpause(ctx context.Context, ref string) error {
+	return e.freeze(ctx, ref, Paused, Running, "unpause", e.Keeper.Resume)
+}
+
+func (e *Engine) freeze(ctx context.Context, ref string, from, to State, verb string, do func(context.Context, string) error) error {
+	ct, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	ct.op.Lock()
+	defer ct.op.Unlock()
+	c := ct.snapshot()
+	if c.State != from {
+		return fmt.Errorf("cannot %s container %s: it is %s, not %s: %w", verb, c.Name, c.State, from, errdefs.ErrConflict)
+	}
+	if to == Paused {
+		// Before it is frozen: a probe that hangs from now on is no failure.
+		ct.mu.Lock()
+		ct.pauses++
+		ct.mu.Unlock()
+	}
+	if err := do(ctx, c.ID); err != nil {
+		return fmt.Errorf("%s %s: %w", verb, c.Name, err)
+	}
+	c, err = e.update(ct, fact, func(c *Container) { c.State = to })
+	if err == nil {
+		e.emit(c, verb, nil)
+	}
+	return err
+}
