@@ -42,7 +42,8 @@ type container struct {
 	s  *Server
 	id string
 
-	op sync.Mutex // held by the one call that changes its life
+	op     sync.Mutex // held by the one call that changes its life
+	making sync.Mutex // held while a process of it is made; see clone
 
 	mu      sync.Mutex
 	record  record

@@ -160,7 +160,7 @@ func (c *container) make(b keeper.Bundle) (err error) {
 	if c.lc, err = libcontainer.Create(c.s.path("libcontainer"), c.id, config); err != nil {
 		return fmt.Errorf("create container: %w", err)
 	}
-	if err := c.s.clone(func() error { return c.lc.Start(process) }); err != nil {
+	if err := c.clone(func() error { return c.lc.Start(process) }); err != nil {
 		return startError(err)
 	}
 	c.proc = process

@@ -147,7 +147,7 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			p.Stderr = stdio[2]
 		}
 	}
-	if err := c.s.clone(func() error { return c.lc.Start(p) }); err != nil {
+	if err := c.clone(func() error { return c.lc.Start(p) }); err != nil {
 		if c.status().State == keeper.StateStopped {
 			return nil, c.notRunning()
 		}

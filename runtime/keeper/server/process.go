@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -167,16 +166,6 @@ var rlimits = map[string]int{
 	"MSGQUEUE": unix.RLIMIT_MSGQUEUE, "NICE": unix.RLIMIT_NICE, "NOFILE": unix.RLIMIT_NOFILE,
 	"NPROC": unix.RLIMIT_NPROC, "RSS": unix.RLIMIT_RSS, "RTPRIO": unix.RLIMIT_RTPRIO,
 	"RTTIME": unix.RLIMIT_RTTIME, "SIGPENDING": unix.RLIMIT_SIGPENDING, "STACK": unix.RLIMIT_STACK,
-}
-
-// cloneLimit bounds how many processes are made at the same time: each keeps a
-// CPU busy, and more of them only wait for each other's locks in the kernel.
-func cloneLimit() int { return 2 * runtime.NumCPU() }
-
-func (s *Server) clone(f func() error) error {
-	s.clones <- struct{}{}
-	defer func() { <-s.clones }()
-	return f()
 }
 
 // startError tells what libcontainer reports of a process that could not run

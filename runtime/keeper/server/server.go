@@ -112,8 +112,18 @@ func Serve(ctx context.Context, o Options) error {
 
 // open takes the directory, finds what lives in it, and listens.
 func (s *Server) open() error {
-	for _, dir := range []string{s.opts.Run, s.path("keeper"), s.path("libcontainer"), s.path("rootfs")} {
+	for _, dir := range []string{s.opts.Run, s.path("rootfs")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	// A container's streams belong to its user, by number: a user of the
+	// machine with the same one must not come to them.
+	for _, dir := range []string{s.path("keeper"), s.path("libcontainer")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, 0o700); err != nil { // an older keeper's
 			return err
 		}
 	}
