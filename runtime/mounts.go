@@ -31,17 +31,18 @@ func parseImageID(id string) (digest.Digest, error) {
 func (e *Engine) filesDir(id string) string { return filepath.Join(e.Run, "files", id) }
 
 // mountFiles makes the tmpfs of filesDir, unless it is there from the daemon
-// before.
+// before. The files in it have the modes that containers see, so nobody else
+// may come to them.
 func (e *Engine) mountFiles() error {
 	dir := filepath.Join(e.Run, "files")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.TMPFS_MAGIC && isMountPoint(dir) {
-		return nil
+		return os.Chmod(dir, 0o700)
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0711"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return fmt.Errorf("mount a tmpfs for secrets on %s: %w", dir, err)
 	}
 	return nil

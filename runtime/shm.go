@@ -41,6 +41,9 @@ func (e *Engine) shm(c Container) (string, error) {
 
 func (e *Engine) mountShm(c Container) (string, error) {
 	dir := e.shmDir(c.ID)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil { // for everybody inside, not outside
+		return "", err
+	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", err
 	}

@@ -83,7 +83,13 @@ func newStore(root string, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	// Nobody else may reach into it: root in a container can leave programs with
+	// the set-user-id bit in a volume, for users of the machine to run
+	// (CVE-2021-41091).
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, err
 	}
 	if log == nil {

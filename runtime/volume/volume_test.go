@@ -679,3 +679,17 @@ func BenchmarkCreateRemove(b *testing.B) {
 		}
 	}
 }
+
+// TestClosed: who is not root cannot reach into a volume, also one of an older
+// store; root in a container may have left set-user-id programs there.
+func TestClosed(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "volumes"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	open(t, root)
+	info, err := os.Stat(filepath.Join(root, "volumes"))
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
