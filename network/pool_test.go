@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 	"pgregory.net/rapid"
 )
 
@@ -125,5 +126,24 @@ func TestSpecsThatAreRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), x.want) || !errdefs.IsInvalidArgument(err) && !errdefs.IsNotImplemented(err) {
 			t.Errorf("%+v: %v", x.spec, err)
 		}
+	}
+}
+
+// A listing that others disturbed is made again; one that fails otherwise is
+// not.
+func TestWhole(t *testing.T) {
+	calls := 0
+	got, err := whole(func() ([]int, error) {
+		if calls++; calls < 3 {
+			return []int{1}, netlink.ErrDumpInterrupted
+		}
+		return []int{1, 2}, nil
+	})
+	if err != nil || len(got) != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	calls = 0
+	if _, err := whole(func() ([]int, error) { calls++; return nil, errdefs.ErrUnavailable }); !errdefs.IsUnavailable(err) || calls != 1 {
+		t.Errorf("%v after %d calls", err, calls)
 	}
 }

@@ -245,11 +245,11 @@ func readNamespace(path string) ([]seen, error) {
 			return err
 		}
 		defer h.Close()
-		links, err := h.LinkList()
+		links, err := whole(h.LinkList)
 		if err != nil {
 			return fmt.Errorf("list links: %w", err)
 		}
-		addrs, err := h.AddrList(nil, netlink.FAMILY_V4)
+		addrs, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_V4) })
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}
@@ -268,7 +268,7 @@ func readNamespace(path string) ([]seen, error) {
 
 // hostEnds gives the bridge of each of our host ends, by index; 0: in none.
 func hostEnds(tag string) (map[int]int, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -359,7 +359,7 @@ func (f *Fabric) sweepNamespaces(keep map[string]bool) error {
 // orphans finds this instance's bridges that belong to no network, and host
 // ends that are not owned.
 func (f *Fabric) orphans(owned map[int]bool) (bridges []string, ends []int, err error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}

@@ -46,10 +46,21 @@ func machineLock() (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
+// whole lists anew what changed while it was listed, as links and routes do
+// when others on the machine start containers at the same time.
+func whole[T any](list func() ([]T, error)) ([]T, error) {
+	for tries := 100; ; tries-- {
+		all, err := list()
+		if tries == 0 || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
 // hostPrefixes reads every IPv4 prefix of the machine's routes and addresses,
 // except those of the given link. The default route is everybody's.
 func hostPrefixes(except string) ([]taken, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -58,7 +69,9 @@ func hostPrefixes(except string) ([]taken, error) {
 		name[l.Attrs().Index] = l.Attrs().Name
 	}
 	var all []taken
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -78,7 +91,7 @@ func hostPrefixes(except string) ([]taken, error) {
 		}
 		all = append(all, taken{p, by})
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
