@@ -183,25 +183,12 @@ func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []
 		return err
 	}
 	if err := e.Start(ctx, made.ID); err != nil {
-		return errors.Join(err, e.unmake(context.WithoutCancel(ctx), made, inherit))
-	}
-	return nil
-}
-
-// unmake removes a container that could not be started, with its anonymous
-// volumes but those that were handed down to it.
-func (e *engine) unmake(ctx context.Context, c runtime.Container, inherited []runtime.MountPoint) error {
-	if err := e.rt.Remove(ctx, c.ID, runtime.RemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	for _, m := range c.Mounts {
-		handedDown := slices.ContainsFunc(inherited, func(i runtime.MountPoint) bool { return i.Name == m.Name })
-		if !m.Anonymous || handedDown {
-			continue
+		// Volumes that were handed down to it stay with their container.
+		undo := e.rt.Remove(context.WithoutCancel(ctx), made.ID, runtime.RemoveOptions{Force: true, Volumes: true})
+		if errdefs.IsNotFound(undo) {
+			undo = nil
 		}
-		if err := e.rt.RemoveVolume(ctx, m.Name, true); err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
+		return errors.Join(err, undo)
 	}
 	return nil
 }
@@ -238,12 +225,12 @@ func keep(c *spec.Config, m runtime.MountPoint) {
 	for i, have := range c.Mounts {
 		if have.Target == m.Destination {
 			if have.Type == spec.MountVolume && have.Source == "" {
-				c.Mounts[i].Source = m.Name
+				c.Mounts[i].Source, c.Mounts[i].Anonymous = m.Name, true
 			}
 			return
 		}
 	}
-	c.Mounts = append(c.Mounts, spec.Mount{Type: spec.MountVolume, Source: m.Name, Target: m.Destination})
+	c.Mounts = append(c.Mounts, spec.Mount{Type: spec.MountVolume, Source: m.Name, Target: m.Destination, Anonymous: true})
 }
 
 // Replace makes the new container beside the old one's remains: the old one is

@@ -220,7 +220,7 @@ func TestBadArchives(t *testing.T) {
 		{"an empty file", []string{"import"}, nil, []string{"empty"}},
 		{"a broken gzip", []string{"import"}, append([]byte{0x1f, 0x8b, 8, 0}, bytes.Repeat([]byte{7}, 600)...), []string{"damaged"}},
 		{"a truncated docker archive", []string{"load", "-i"}, docker[:len(docker)/2], []string{"truncated"}},
-		{"a docker archive with a wrong layer", []string{"load", "-i"}, bytes.Replace(docker, []byte("nobody changes"), []byte("I have changed"), 1), []string{"digest"}},
+		{"a docker archive with a wrong layer", []string{"load", "-i"}, bytes.Replace(docker, []byte("nobody changes"), []byte("I have changed"), 1), []string{"made:1", "layer 1", "sha256:"}},
 		{"a file system to load", []string{"load", "-i"}, whole, []string{"manifest.json", "gantry image import"}},
 		{"nothing to load", []string{"load", "-i"}, nil, []string{"empty"}},
 	} {
