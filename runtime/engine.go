@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gantry/network"
@@ -66,6 +67,10 @@ type Engine struct {
 	byName map[string]string // name → id; a creation under way holds its name here
 	execs  map[string]*exec
 	groups map[string]*portOwner // of published ports
+
+	// complete: every record could be read, so whatever is used is known to be.
+	complete  bool
+	collector atomic.Bool // a collection of images is due
 
 	probing    chan struct{} // bounds the probes that are being started
 	restarting chan struct{} // bounds the restarts by policy

@@ -24,15 +24,34 @@ import (
 // ImportImage makes an image of a root filesystem.
 func (e *Engine) ImportImage(ctx context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
 	img, err := e.Images.Import(ctx, r, o)
-	if err == nil {
-		e.emitObject("image", "import", img.ID.String(), map[string]string{"name": o.Name})
+	if err != nil {
+		e.collectImages()
+		return img, err
 	}
-	return img, err
+	e.emitObject("image", "import", img.ID.String(), map[string]string{"name": o.Name})
+	return img, nil
+}
+
+// collectImages frees what no image and no container needs any more, in the
+// background. Calls that come while a collection is due are the same one.
+func (e *Engine) collectImages() {
+	if !e.complete || !e.collector.CompareAndSwap(false, true) {
+		return
+	}
+	e.spawn(func() {
+		e.collector.Store(false)
+		if err := e.Images.Collect(e.ctx); err != nil && e.ctx.Err() == nil {
+			e.Log.Error("collect images", "error", err)
+		}
+	})
 }
 
 // LoadImages takes in an archive of images.
 func (e *Engine) LoadImages(ctx context.Context, r io.Reader, report func(string)) ([]image.Image, error) {
 	all, err := e.Images.Load(ctx, r, report)
+	if err != nil {
+		e.collectImages()
+	}
 	for _, img := range all {
 		e.emitObject("image", "load", img.ID.String(), map[string]string{"name": firstName(img)})
 	}
@@ -84,6 +103,9 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 		} else {
 			e.emitObject("image", "untag", g.Untagged, map[string]string{"name": g.Untagged})
 		}
+	}
+	if len(gone) > 0 {
+		e.collectImages()
 	}
 	return gone, err
 }

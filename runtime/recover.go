@@ -26,7 +26,7 @@ import (
 //	restarting   not live   a restart is due
 //	exited       –          of one that is removed when it ends: remove it
 //	–            any        nobody's: delete
-//	unreadable   any        leave everything as it is
+//	unreadable   any        leave it as it is, but for its network, which nobody can tell
 //
 // What cannot be put right of one container keeps the others from nothing.
 func (e *Engine) recover(ctx context.Context) error {
@@ -84,13 +84,8 @@ func (e *Engine) recover(ctx context.Context) error {
 	for _, f := range then {
 		e.spawn(f)
 	}
-	if len(broken) == 0 { // whose images may not be pinned
-		e.spawn(func() {
-			if err := e.Images.Collect(e.ctx); err != nil && e.ctx.Err() == nil {
-				e.Log.Error("collect images", "error", err)
-			}
-		})
-	}
+	e.complete = len(broken) == 0 // their images may not be pinned
+	e.collectImages()
 	return nil
 }
 
@@ -139,6 +134,7 @@ func (e *Engine) found(ctx context.Context, ct *container, st keeper.Status, kno
 		c.Removal = &Removal{Volumes: true}
 		return isDoomed
 	}
+	c.Networks, c.Ports = nil, nil // of a run that was not cleared
 	return isSettled
 }
 
