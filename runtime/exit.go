@@ -50,6 +50,7 @@ func (e *Engine) heard(ev keeper.Event) {
 // exited settles the end of a container's process: its record, its mounts and
 // addresses, and whether it starts again.
 func (e *Engine) exited(ctx context.Context, ct *container, x keeper.Exit) {
+	e.fault("exit: heard")
 	ct.op.Lock()
 	defer ct.op.Unlock()
 	c := ct.snapshot()

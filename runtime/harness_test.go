@@ -164,6 +164,9 @@ type house struct {
 	dead bool
 	die  string // the step at which the daemon dies
 	died chan struct{}
+
+	callers context.Context // of calls under way when the daemon dies
+	hangUp  context.CancelFunc
 }
 
 func (h *house) Write(p []byte) (int, error) {
@@ -309,6 +312,7 @@ var busyboxTar = sync.OnceValue(func() []byte {
 func (h *house) open() (err error) {
 	h.mu.Lock()
 	h.dead, h.die, h.died = false, "", make(chan struct{})
+	h.callers, h.hangUp = context.WithCancel(context.Background())
 	h.mu.Unlock()
 	log := slog.New(slog.NewTextHandler(h, nil))
 	ctx := context.Background()
@@ -367,12 +371,12 @@ func (h *house) fault(step string) {
 
 // dieAt lets the daemon die at a step of do: whoever gets there stops for good,
 // and so does everybody else at the next step.
-func (h *house) dieAt(t testing.TB, step string, do func()) {
+func (h *house) dieAt(t testing.TB, step string, do func(context.Context)) {
 	t.Helper()
 	h.mu.Lock()
 	h.die = step
 	h.mu.Unlock()
-	go do()
+	go do(h.callers)
 	select {
 	case <-h.died:
 	case <-time.After(10 * time.Second):
@@ -380,12 +384,28 @@ func (h *house) dieAt(t testing.TB, step string, do func()) {
 	}
 }
 
+// stopShort lets the daemon come to nothing any more, before it is killed.
+func (h *house) stopShort() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dead = true
+}
+
+// brief is what the tests look at of a container.
+func brief(c Container) string {
+	health := ""
+	if c.Health != nil {
+		health = fmt.Sprintf(" health %+v", *c.Health)
+	}
+	return fmt.Sprintf("%s %s, pid %d, exit code %d (lost %v, oom %v), started %s, finished %s, stopped %v, removal %v, restarts %d, error %q, networks %v, ports %v%s",
+		c.Name, c.State, c.Pid, c.ExitCode, c.ExitLost, c.OOMKilled, c.StartedAt, c.FinishedAt, c.Stopped, c.Removal, c.RestartCount, c.Error, c.Networks, c.Ports, health)
+}
+
 // kill lets the daemon die, if it has not yet, and opens the next one.
 func (h *house) kill(t testing.TB) {
 	t.Helper()
-	h.mu.Lock()
-	h.dead = true
-	h.mu.Unlock()
+	h.stopShort()
+	h.hangUp()
 	h.keeper.Close() // the connection first: nothing it still does reaches anything
 	h.e.Close()
 	h.fabric.Close()

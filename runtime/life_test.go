@@ -42,7 +42,7 @@ func TestLife(t *testing.T) {
 	began := time.Now()
 	made := h.create(t, box("sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done"))
 	if made.State != Created || len(made.ID) != 64 || made.Name == "" {
-		t.Fatalf("made %+v", made)
+		t.Fatalf("made %s", brief(made))
 	}
 	id := made.ID
 	for _, refuse := range []error{h.e.Pause(ctx, id), h.e.Unpause(ctx, id), h.e.Kill(ctx, id, "")} {
@@ -53,7 +53,7 @@ func TestLife(t *testing.T) {
 	must(t, h.e.Start(ctx, id[:20]))
 	c := h.inspect(t, made.Name)
 	if c.State != Running || c.Pid == 0 || c.StartedAt.Before(began) {
-		t.Fatalf("running: %+v", c)
+		t.Fatalf("running: %s", brief(c))
 	}
 	if err := h.e.Start(ctx, id); !errors.Is(err, errdefs.ErrNotModified) {
 		t.Errorf("start a running container: %v", err)
@@ -64,13 +64,13 @@ func TestLife(t *testing.T) {
 	eventually(t, "the first line", func() bool { return h.logOf(t, id) == "up\n" })
 	must(t, h.e.Pause(ctx, id))
 	if c := h.inspect(t, id); c.State != Paused {
-		t.Errorf("paused: %+v", c)
+		t.Errorf("paused: %s", brief(c))
 	}
 	must(t, h.e.Unpause(ctx, id))
 	must(t, h.e.Stop(ctx, id, StopOptions{}))
 	c = h.inspect(t, id)
 	if c.State != Exited || c.ExitCode != 3 || !c.Stopped || c.Pid != 0 || c.FinishedAt.Before(c.StartedAt) {
-		t.Errorf("stopped: %+v", c)
+		t.Errorf("stopped: %s", brief(c))
 	}
 	if err := h.e.Stop(ctx, id, StopOptions{}); !errors.Is(err, errdefs.ErrNotModified) {
 		t.Errorf("stop a stopped container: %v", err)
@@ -81,7 +81,7 @@ func TestLife(t *testing.T) {
 	}
 	must(t, h.e.Kill(ctx, id, "KILL"))
 	if c := h.inspect(t, id); c.State != Exited || c.ExitCode != 137 || !c.Stopped {
-		t.Errorf("killed: %+v", c)
+		t.Errorf("killed: %s", brief(c))
 	}
 	must(t, h.e.Remove(ctx, id, RemoveOptions{}))
 	if _, err := h.e.Inspect(id); !isNotFound(err) {
@@ -179,7 +179,7 @@ func TestRestartCall(t *testing.T) {
 	must(t, h.e.Restart(background(t), c.ID, StopOptions{Signal: "KILL"}))
 	now := h.inspect(t, c.ID)
 	if now.State != Running || now.Pid == c.Pid || now.Stopped || now.RestartCount != 0 {
-		t.Errorf("restarted: %+v", now)
+		t.Errorf("restarted: %s", brief(now))
 	}
 	if now.Networks[0].IPv4 != c.Networks[0].IPv4 || now.Ports[0] != c.Ports[0] {
 		t.Errorf("address %v and port %v became %v and %v", c.Networks[0].IPv4, c.Ports[0], now.Networks[0].IPv4, now.Ports[0])
@@ -209,7 +209,7 @@ func TestStartFails(t *testing.T) {
 		}
 		now := h.inspect(t, made.ID)
 		if now.State != Created || now.ExitCode != c.code || !strings.Contains(now.Error, c.command) {
-			t.Errorf("after a failed start: %+v", now)
+			t.Errorf("after a failed start: %s", brief(now))
 		}
 		if strings.Contains(now.Error, "\n") {
 			t.Errorf("the error has more than one line: %q", now.Error)
@@ -336,7 +336,7 @@ func TestRestartPolicy(t *testing.T) {
 		must(t, err)
 		c = h.inspect(t, c.ID)
 		if w.ExitCode != 2 || c.RestartCount != 2 || h.logOf(t, c.ID) != "up\nup\nup\n" {
-			t.Errorf("%+v, log %q", c, h.logOf(t, c.ID))
+			t.Errorf("%s, log %q", brief(c), h.logOf(t, c.ID))
 		}
 		want := []string{"start", "die", "start", "restart", "die", "start", "restart", "die"}
 		if got := h.actions(t, c.ID, since); !slices.Equal(got, want) {
@@ -354,7 +354,7 @@ func TestRestartPolicy(t *testing.T) {
 		c = h.inspect(t, c.ID)
 		time.Sleep(150 * time.Millisecond)
 		if now := h.inspect(t, c.ID); now.State != Exited || !now.Stopped || now.RestartCount != c.RestartCount || now.Networks != nil {
-			t.Errorf("after a stop: %+v", now)
+			t.Errorf("after a stop: %s", brief(now))
 		}
 	})
 	t.Run("killed from outside", func(t *testing.T) {
@@ -391,7 +391,7 @@ func TestRestartPolicy(t *testing.T) {
 		must(t, os.Remove(dir+"/gone"))
 		<-waited // it must not return while a restart is due
 		if now := h.inspect(t, c.ID); now.State != Exited || now.RestartCount != 3 {
-			t.Errorf("%+v", now)
+			t.Errorf("%s", brief(now))
 		}
 	})
 }
