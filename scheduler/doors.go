@@ -17,7 +17,7 @@ func (p *planner) doorsOf(s *service) []int {
 	if s.doors == nil {
 		doors := []int{}
 		for _, e := range p.graph.Dependencies(s.name) {
-			if d := p.services[e.Service]; d != nil && d.runs() && !p.want.Options.NoDeps {
+			if d := p.services[e.Service]; d != nil && d.runs() {
 				doors = append(doors, p.door(s, d, e)...)
 			}
 		}
@@ -96,7 +96,7 @@ func (p *planner) awaitAll() error {
 // anew since the container started, "" if none. Only when all its replicas are
 // younger was it: one more of them is no reason.
 func (p *planner) dependencyRenewed(s *service, c Container) string {
-	if p.done(s, c) || c.StartedAt.IsZero() || p.want.Options.NoDeps {
+	if p.done(s, c) || c.StartedAt.IsZero() {
 		return ""
 	}
 	for _, e := range p.graph.Dependencies(s.name) {

@@ -71,7 +71,7 @@ type Options struct {
 	Recreate             Policy `json:",omitempty"` // of the services named
 	RecreateDependencies Policy `json:",omitempty"` // of what they depend on
 
-	NoDeps  bool `json:",omitempty"` // leave alone, and do not wait for, what the services depend on
+	NoDeps  bool `json:",omitempty"` // leave alone what the services named depend on, and do not wait for it
 	NoStart bool `json:",omitempty"` // create containers and do not start them
 	Wait    bool `json:",omitempty"` // wait until every service is ready and every job has ended well
 

@@ -35,6 +35,7 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //	exit|halt|kill|lose CONTAINER [CODE]   it ends, is stopped by a call, is dead, is gone
 //	copy CONTAINER         a second container with the same labels appears
 //	fail PART OBJECT       that part of an action fails, until "mend"
+//	losegoal               nothing is stored any more
 //	oneoff CONTAINER       makes a container one of a run
 func TestPlans(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -136,6 +137,8 @@ func (s *story) do(line, verb string, args []string) {
 			}
 			return nil
 		}
+	case "losegoal":
+		s.stored = nil
 	case "mend":
 		s.w.fault = nil
 	case "exit", "halt", "kill", "lose", "copy", "oneoff", "pause":

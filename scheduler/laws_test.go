@@ -76,6 +76,7 @@ func anyOptions(t *rapid.T, p *compose.Project) Options {
 		Wait:          rapid.Bool().Draw(t, "wait"),
 		RemoveOrphans: rapid.Bool().Draw(t, "remove orphans"),
 		RenewVolumes:  rapid.Bool().Draw(t, "renew volumes"),
+		NoDeps:        rapid.IntRange(0, 4).Draw(t, "no deps") == 0,
 		Parallel:      rapid.SampledFrom([]int{0, 1, 3}).Draw(t, "parallel"),
 	}
 	o.RecreateDependencies = o.Recreate
@@ -208,7 +209,7 @@ func (l *life) checkStart(g Goal, c *Container, had map[string]int) {
 	s := g.Project.Services[c.Service]
 	for name, d := range s.DependsOn {
 		w, planned := g.Services[name]
-		if !d.Required || !planned || !g.inScope(name) || g.Options.NoDeps {
+		if !d.Required || !planned || !g.inScope(name) {
 			continue
 		}
 		met := 0
