@@ -19,20 +19,23 @@ type proxy struct {
 	log  *slog.Logger
 	pick func(*published) (netip.AddrPort, bool)
 	room chan struct{} // bounds connections; when full, clients wait in the backlog
+	talk chan struct{} // bounds UDP clients; when full, new ones are not heard
+	bufs sync.Pool     // of the largest datagram
 	ctx  context.Context
 	end  context.CancelFunc
 }
 
 const (
 	proxyConns   = 2048             // over all ports
-	proxyFlows   = 1024             // UDP clients of one port
+	proxyFlows   = 1024             // UDP clients of one port; whoever sends may forge their addresses
+	proxyTalks   = 4096             // over all ports
 	proxyIdle    = 90 * time.Second // an UDP client that is silent for so long is forgotten
 	proxyConnect = 5 * time.Second
 )
 
 func newProxy(log *slog.Logger, pick func(*published) (netip.AddrPort, bool)) *proxy {
 	ctx, end := context.WithCancel(context.Background())
-	return &proxy{log: log, pick: pick, room: make(chan struct{}, proxyConns), ctx: ctx, end: end}
+	return &proxy{log: log, pick: pick, room: make(chan struct{}, proxyConns), talk: make(chan struct{}, proxyTalks), ctx: ctx, end: end}
 }
 
 func (x *proxy) close() { x.end() }
@@ -55,14 +58,8 @@ func (x *proxy) serve(h *holder, p *published) {
 
 func (x *proxy) accept(ctx context.Context, tasks *sync.WaitGroup, h *holder, p *published) {
 	for {
-		select {
-		case x.room <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
 		c, err := h.tcp.AcceptTCP()
 		if err != nil {
-			<-x.room
 			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 				return
 			}
@@ -73,6 +70,13 @@ func (x *proxy) accept(ctx context.Context, tasks *sync.WaitGroup, h *holder, p 
 				return
 			}
 			continue
+		}
+		// After the client came: a port that nobody calls takes no room.
+		select {
+		case x.room <- struct{}{}:
+		case <-ctx.Done():
+			c.Close()
+			return
 		}
 		tasks.Go(func() {
 			defer func() { <-x.room }()
@@ -155,32 +159,75 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 			if !ok || !room {
 				continue // as the network does: drop
 			}
+			select {
+			case x.talk <- struct{}{}:
+			default:
+				continue
+			}
 			if c, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to)); err != nil {
+				<-x.talk
 				continue
 			}
 			mu.Lock()
 			flows[from] = c
 			mu.Unlock()
 			tasks.Go(func() {
-				back := make([]byte, 64<<10)
-				for {
-					_ = c.SetReadDeadline(time.Now().Add(proxyIdle))
-					n, err := c.Read(back)
-					if err == nil {
-						_, _, err = in.WriteMsgUDPAddrPort(back[:n], from.source(), from.client)
-					}
-					if err != nil {
-						break
-					}
-				}
+				x.answers(in, c, from)
 				mu.Lock()
 				delete(flows, from)
 				mu.Unlock()
 				c.Close()
+				<-x.talk
 			})
 		}
 		_, _ = c.Write(buf[:n])
 	}
+}
+
+// answers carries what a backend sends to one client until both have been
+// silent for long. While it waits it holds no buffer.
+func (x *proxy) answers(in, c *net.UDPConn, to udpFlow) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(proxyIdle))
+		var buf *[]byte
+		var n int
+		var rerr error
+		err := raw.Read(func(fd uintptr) bool {
+			buf = x.buffer()
+			for {
+				if n, rerr = unix.Read(int(fd), *buf); rerr != unix.EINTR {
+					break
+				}
+			}
+			if rerr != unix.EAGAIN {
+				return true
+			}
+			x.bufs.Put(buf)
+			return false
+		})
+		if err != nil {
+			return
+		}
+		if rerr == nil {
+			_, _, rerr = in.WriteMsgUDPAddrPort((*buf)[:n], to.source(), to.client)
+		}
+		x.bufs.Put(buf)
+		if rerr != nil {
+			return
+		}
+	}
+}
+
+func (x *proxy) buffer() *[]byte {
+	if b, ok := x.bufs.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 64<<10)
+	return &b
 }
 
 // udpFlow is a client and the address it calls.
