@@ -6,10 +6,12 @@ package daemon
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -91,27 +93,49 @@ func (c Config) cgroupParent() string {
 		sum := sha256.Sum256([]byte(c.Run))
 		name += "-" + hex.EncodeToString(sum[:4])
 	}
-	return filepath.Join("/", delegated(), name)
+	return filepath.Join("/", delegated(cgroupRoot, "/proc/self/cgroup"), name)
 }
 
+const cgroupRoot = "/sys/fs/cgroup"
+
+// leaf is the cgroup below a delegated one that the daemon itself is in: one
+// with processes in it cannot give controllers to those below it (cgroups(7),
+// "no internal processes").
+const leaf = "daemon"
+
 // delegated is the cgroup systemd gave this service, "" without systemd or
-// where controllers are on version 1, which systemd does not delegate.
-func delegated() string {
+// where controllers are on version 1, which systemd does not delegate. self is
+// the process's own list of cgroups.
+func delegated(root, self string) string {
 	if os.Getenv("INVOCATION_ID") == "" {
 		return ""
 	}
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
 		return ""
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
+	data, err := os.ReadFile(self)
 	if err != nil {
 		return ""
 	}
 	for line := range strings.Lines(string(data)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			// The daemon itself was started in a leaf below.
-			return strings.TrimSuffix(path, "/daemon")
+			return strings.TrimSuffix(path, "/"+leaf)
 		}
 	}
 	return ""
+}
+
+// enterLeaf moves this process from a delegated cgroup to its leaf.
+func enterLeaf(root, delegated string) error {
+	if delegated == "" {
+		return nil
+	}
+	dir := filepath.Join(root, delegated, leaf)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make a cgroup of my own: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		return fmt.Errorf("enter a cgroup of my own: %w", err)
+	}
+	return nil
 }

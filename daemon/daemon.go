@@ -98,6 +98,9 @@ func (d *daemon) close() error {
 }
 
 func (d *daemon) open(ctx context.Context) (err error) {
+	if err := enterLeaf(cgroupRoot, delegated(cgroupRoot, "/proc/self/cgroup")); err != nil {
+		return err
+	}
 	if d.places, err = openPlaces(d.Config); err != nil {
 		return err
 	}
@@ -183,6 +186,9 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 			return err
 		}
 		args := []string{self, "--root", d.Root, "--run", d.Run}
+		if d.Debug {
+			args = append(args, "--debug")
+		}
 		for _, h := range d.Hosts {
 			args = append(args, "--host", h)
 		}

@@ -1,11 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -166,8 +166,11 @@ func (e *engine) Run(ctx context.Context, s scheduler.RunSpec) error {
 
 // runReplica leaves no container behind that it made and could not start.
 func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []runtime.MountPoint) error {
-	c, err := e.config(s, inherit)
+	c, err := containerConfig(s)
 	if err != nil {
+		return err
+	}
+	if err := e.inherit(ctx, &c, inherit); err != nil {
 		return err
 	}
 	if old, err := e.rt.Inspect(s.Name); err == nil && old.Name == s.Name &&
@@ -193,44 +196,39 @@ func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []
 	return nil
 }
 
-// config is containerConfig with what only doing code can know: the content of
-// files on this machine.
-func (e *engine) config(s scheduler.RunSpec, inherit []runtime.MountPoint) (spec.Config, error) {
-	c, err := containerConfig(s)
+// inherit mounts a predecessor's anonymous volumes where the new container
+// would have some of its own: where its service or its image ask for them.
+func (e *engine) inherit(ctx context.Context, c *spec.Config, points []runtime.MountPoint) error {
+	if !slices.ContainsFunc(points, func(m runtime.MountPoint) bool { return m.Anonymous }) {
+		return nil
+	}
+	img, err := e.rt.Image(ctx, cmp.Or(c.ImageID, c.Image))
 	if err != nil {
-		return c, err
+		return err
 	}
-	if c.Seccomp != "" && c.Seccomp != "unconfined" && !strings.HasPrefix(strings.TrimSpace(c.Seccomp), "{") {
-		path := c.Seccomp
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(s.Project.WorkingDir, path)
+	for _, m := range points {
+		if m.Anonymous {
+			keep(c, m, img.Config.Config.Volumes)
 		}
-		profile, err := os.ReadFile(path)
-		if err != nil {
-			return c, fmt.Errorf("service %s: security_opt seccomp: %w: %w", s.Service.Name, err, errdefs.ErrInvalidArgument)
-		}
-		c.Seccomp = string(profile)
 	}
-	for _, m := range inherit {
-		keep(&c, m)
-	}
-	return c, nil
+	return nil
 }
 
-// keep mounts a predecessor's anonymous volume where it was.
-func keep(c *spec.Config, m runtime.MountPoint) {
-	if !m.Anonymous {
-		return
-	}
+func keep(c *spec.Config, m runtime.MountPoint, ofImage map[string]struct{}) {
 	for i, have := range c.Mounts {
-		if have.Target == m.Destination {
+		if path.Clean(have.Target) == path.Clean(m.Destination) {
 			if have.Type == spec.MountVolume && have.Source == "" {
 				c.Mounts[i].Source, c.Mounts[i].Anonymous = m.Name, true
 			}
 			return
 		}
 	}
-	c.Mounts = append(c.Mounts, spec.Mount{Type: spec.MountVolume, Source: m.Name, Target: m.Destination, Anonymous: true})
+	for target := range ofImage {
+		if path.Clean(target) == path.Clean(m.Destination) {
+			c.Mounts = append(c.Mounts, spec.Mount{Type: spec.MountVolume, Source: m.Name, Target: m.Destination, Anonymous: true})
+			return
+		}
+	}
 }
 
 // Replace makes the new container beside the old one's remains: the old one is
@@ -243,6 +241,9 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	}
 	if err != nil {
 		return err
+	}
+	if _, err := containerConfig(s); err != nil {
+		return err // before the old one is touched
 	}
 	if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -302,10 +303,9 @@ func (e *engine) Stop(ctx context.Context, id string, timeout *time.Duration) er
 }
 
 func (e *engine) Remove(ctx context.Context, id string, o scheduler.RemoveOptions) error {
-	if err := e.Stop(ctx, id, o.Timeout); err != nil {
-		return err
-	}
-	return e.rt.Remove(ctx, id, runtime.RemoveOptions{Force: true, Volumes: o.Volumes})
+	return e.rt.Remove(ctx, id, runtime.RemoveOptions{
+		Force: true, Stop: &runtime.StopOptions{Timeout: o.Timeout}, Volumes: o.Volumes,
+	})
 }
 
 // Await waits for every replica named.
