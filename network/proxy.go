@@ -207,6 +207,7 @@ func (x *proxy) answers(in, c *net.UDPConn, to udpFlow) {
 				return true
 			}
 			x.bufs.Put(buf)
+			buf = nil
 			return false
 		})
 		if err != nil {
