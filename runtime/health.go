@@ -20,10 +20,12 @@ const (
 
 // Early probes: while somebody waits for a starting container it is probed at
 // once and then after growing gaps, so that the wait is as long as the service
-// needs and no longer.
+// needs and no longer. While nobody does the gaps are wider: a new replica gets
+// no traffic before it is healthy, and an interval of half a minute is long.
 const (
 	earlyFirstGap = 50 * time.Millisecond
 	earlyGrowth   = 1.5
+	earlyIdleGap  = time.Second
 )
 
 // withDefaults fills what a healthcheck leaves open.
@@ -105,13 +107,17 @@ func (s schedule) interval(now time.Time, status string) time.Duration {
 
 // next is when to probe, and whether that probe is early.
 func (s schedule) next(status string, awaited bool) (at time.Time, early bool) {
-	if status != Starting || !awaited {
+	if status != Starting {
 		return s.regular, false
 	}
-	e := s.started
-	if s.gap > 0 {
-		e = s.early.Add(s.gap)
+	last, gap := s.started, s.gap
+	if gap > 0 {
+		last = s.early
 	}
+	if !awaited {
+		gap = max(gap, earlyIdleGap)
+	}
+	e := last.Add(gap)
 	if e.Before(s.regular) {
 		return e, true
 	}
