@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,6 +78,17 @@ func get(c *http.Client, url string) (string, error) {
 		err = fmt.Errorf("%s: %s", resp.Status, body)
 	}
 	return string(body), err
+}
+
+// up brings the shop up and waits until it answers: nginx has no health check,
+// and is started a moment before it listens.
+func (s *shop) up() {
+	s.t.Helper()
+	s.okIn(s.dir, "up", "-d", "--wait")
+	eventually(s.t, 5*time.Second, "the shop answers", func() bool {
+		_, err := get(fresh(time.Second), s.url("/"))
+		return err == nil
+	})
 }
 
 // items are the names in the shop, the newest first.
@@ -164,7 +176,7 @@ func (l *load) end(t testing.TB) {
 // and loses them with down -v.
 func TestShop(t *testing.T) {
 	s := newShop(t)
-	s.okIn(s.dir, "up", "-d", "--wait")
+	s.up()
 
 	l := startLoad(s.url("/"), 4)
 	time.Sleep(500 * time.Millisecond)
@@ -210,7 +222,7 @@ func TestShop(t *testing.T) {
 		s := s.with(t)
 		s.okIn(s.dir, "scale", "web=4")
 		l := startLoad(s.url("/"), 4)
-		time.Sleep(2 * time.Second) // nginx asks for names once a second
+		time.Sleep(4 * time.Second) // the new ones are probed, and nginx asks for names once a second
 		l.end(t)
 		if len(l.hosts) != 4 {
 			t.Errorf("four replicas should answer: %v", l.hosts)
@@ -224,7 +236,7 @@ func TestShop(t *testing.T) {
 		if _, err := get(fresh(time.Second), s.url("/")); err == nil {
 			t.Error("down, and still it answers")
 		}
-		s.okIn(s.dir, "up", "-d", "--wait")
+		s.up()
 		if got := s.items(); len(got) != 1 || got[0] != "apple" {
 			t.Errorf("items %v", got)
 		}
@@ -232,35 +244,38 @@ func TestShop(t *testing.T) {
 	t.Run("and are gone after down -v", func(t *testing.T) {
 		s := s.with(t)
 		s.okIn(s.dir, "down", "-v")
-		s.okIn(s.dir, "up", "-d", "--wait")
+		s.up()
 		if got := s.items(); len(got) != 0 {
 			t.Errorf("items %v", got)
 		}
 	})
+	t.Run("the daemon dies under load", func(t *testing.T) { daemonDiesUnderLoad(t, s) })
 }
 
-// The daemon is killed while the shop works: nobody notices.
-func TestDaemonDiesUnderLoad(t *testing.T) {
-	s := newShop(t)
-	s.okIn(s.dir, "up", "-d", "--wait")
+// daemonDiesUnderLoad kills the daemon while the shop works: nobody notices.
+func daemonDiesUnderLoad(t *testing.T, s *shop) {
 	before := s.okIn(s.dir, "ps", "-q")
 	l := startLoad(s.url("/"), 4)
-	for range 3 {
+	var gaps []time.Duration
+	for range 5 {
 		time.Sleep(300 * time.Millisecond)
 		s.kill("gantryd")
 		begin := time.Now()
 		s.okIn(s.dir, "ps", "-q")
-		if took := time.Since(begin); took > 400*time.Millisecond {
-			t.Errorf("the daemon answered after %s", took)
-		}
+		gaps = append(gaps, time.Since(begin))
 	}
 	l.end(t)
+	slices.Sort(gaps)
+	t.Logf("after its death the daemon answered within %v", gaps)
+	if median := gaps[len(gaps)/2]; median > 300*time.Millisecond {
+		t.Errorf("the daemon answered after %s (median), want 300 ms at most", median)
+	}
 	if after := s.okIn(s.dir, "ps", "-q"); after != before {
 		t.Errorf("containers before:\n%safter:\n%s", before, after)
 	}
 	t.Run("a crash after it is repaired", func(t *testing.T) {
 		s := s.with(t)
-		s.okIn(s.dir, "exec", "-T", "cache", "sh", "-c", "kill -9 1 || true; redis-cli shutdown nosave || true")
+		s.in(s.dir, "exec", "-T", "cache", "redis-cli", "shutdown", "nosave") // it takes the exec along
 		eventually(t, 5*time.Second, "the cache is back", func() bool {
 			return s.in(s.dir, "exec", "-T", "cache", "redis-cli", "ping").code == 0
 		})
