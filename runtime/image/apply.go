@@ -67,6 +67,10 @@ type visitor struct {
 func (v *visitor) visit(h *tar.Header) (bool, error) {
 	v.entries++
 	v.last = h.Name
+	if len(h.Name) > unix.PathMax || len(h.Linkname) > unix.PathMax {
+		v.last = h.Name[:min(len(h.Name), 100)] + "..."
+		return false, v.refuse("entry %q has a name of %d bytes, more than the %d that a path may have", v.last, max(len(h.Name), len(h.Linkname)), unix.PathMax)
+	}
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if climbs(h.Name) {
 		return false, v.refuse("entry %q climbs out of the root directory", h.Name)
@@ -205,19 +209,38 @@ func convert(h *tar.Header, p string) (bool, error) {
 // attributes that they have in the nearest of the layers below, top first.
 // Overlay shows a directory as its uppermost layer has it.
 func inherit(dir string, implied, below []string) error {
+	root, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for _, rel := range implied {
-		fi, err := os.Lstat(filepath.Join(dir, rel))
-		if err != nil || !fi.IsDir() {
-			continue // behind a symlink of the layer, or deleted again
+		// Behind a symbolic link of the layer lies another directory, if not
+		// one of the host; and it may be deleted again.
+		fd, err := unix.Openat2(int(root.Fd()), rel, &unix.OpenHow{
+			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		switch {
+		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOENT):
+			continue
+		case err != nil:
+			return fmt.Errorf("directory %q: %w", rel, err)
 		}
-		for _, b := range below {
-			found, err := inheritFrom(filepath.Join(dir, rel), b, rel)
-			if err != nil {
-				return fmt.Errorf("directory %q: %w", rel, err)
-			}
-			if found {
-				break
-			}
+		dst := os.NewFile(uintptr(fd), rel)
+		err = inheritFirst(dst, below, rel)
+		dst.Close()
+		if err != nil {
+			return fmt.Errorf("directory %q: %w", rel, err)
+		}
+	}
+	return nil
+}
+
+func inheritFirst(dst *os.File, below []string, rel string) error {
+	for _, b := range below {
+		if found, err := inheritFrom(dst, b, rel); err != nil || found {
+			return err
 		}
 	}
 	return nil
@@ -225,7 +248,7 @@ func inherit(dir string, implied, below []string) error {
 
 // inheritFrom reports whether rel exists in the layer below, as whatever; then
 // layers further down do not count.
-func inheritFrom(dst, below, rel string) (bool, error) {
+func inheritFrom(dst *os.File, below, rel string) (bool, error) {
 	root, err := os.OpenRoot(below)
 	if err != nil {
 		return false, err
@@ -243,19 +266,20 @@ func inheritFrom(dst, below, rel string) (bool, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return false, err
 	}
-	if err := unix.Lchown(dst, int(st.Uid), int(st.Gid)); err != nil {
+	fd := int(dst.Fd())
+	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
 		return false, err
 	}
 	if err := copyXattrs(dst, f); err != nil {
 		return false, err
 	}
-	if err := unix.Chmod(dst, st.Mode&0o7777); err != nil {
+	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
 		return false, err
 	}
-	return true, unix.UtimesNanoAt(unix.AT_FDCWD, dst, []unix.Timespec{st.Atim, st.Mtim}, 0)
+	return true, unix.UtimesNanoAt(fd, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH)
 }
 
-func copyXattrs(dst string, src *os.File) error {
+func copyXattrs(dst, src *os.File) error {
 	buf := make([]byte, 64<<10)
 	n, err := unix.Flistxattr(int(src.Fd()), buf)
 	if err != nil {
@@ -273,7 +297,7 @@ func copyXattrs(dst string, src *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.Lsetxattr(dst, name, value[:n], 0); err != nil && err != unix.ENOTSUP {
+		if err := unix.Fsetxattr(int(dst.Fd()), name, value[:n], 0); err != nil && err != unix.ENOTSUP {
 			return err
 		}
 	}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,6 +72,7 @@ func TestHostileLayers(t *testing.T) {
 		{name: "the root itself", entries: []entry{{name: "/", mode: 0o777}, {name: "..//", mode: 0o777}}, refused: "climbs out"},
 		{name: "file for a directory", entries: []entry{{name: "a", body: "x"}, {name: "a/b", body: "y"}}, refused: "not a directory"},
 		{name: "lie about the size", entries: []entry{{name: "big", size: 1 << 40, body: "small"}}, refused: "the disk has room for"},
+		{name: "endless name", entries: []entry{{name: strings.Repeat("a/", 500_000) + "x"}}, refused: "more than the 4096"},
 		{name: "whiteout twice", entries: []entry{{name: ".wh.f"}, {name: ".wh.f"}}, want: []string{"f Dc---------"}},
 		{name: "whiteout of its own file", entries: []entry{{name: "f", body: "x"}, {name: ".wh.f"}}, want: []string{"f -rw-r--r-- x"}},
 	} {
@@ -156,4 +159,34 @@ func rawHeader(name string, kind byte, size int, body ...string) []byte {
 	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
 	h = append(h, data...)
 	return append(h, make([]byte, (512-len(h)%512)%512)...)
+}
+
+// TestHostileInheritance: a directory that a layer implies behind a symbolic
+// link of its own does not take the owner and the mode of the one below to
+// where the link leads.
+func TestHostileInheritance(t *testing.T) {
+	base := t.TempDir()
+	canary := filepath.Join(base, "canary", "etc")
+	if err := os.MkdirAll(canary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, link := range map[string]string{
+		"absolute": filepath.Dir(canary),
+		"climbing": strings.Repeat("../", 30) + filepath.Dir(canary)[1:],
+	} {
+		s := openStore(t, filepath.Join(base, name))
+		below := makeTar(t, entry{name: "a/", mode: 0o777}, entry{name: "a/etc/", mode: 0o777, pax: map[string]string{"SCHILY.xattr.user.evil": "1"}})
+		above := makeTar(t, entry{name: "a", kind: tar.TypeSymlink, link: link}, entry{name: "a/etc/x", body: "evil"})
+		a := &archiveMaker{t: t}
+		d := a.image(runtime.GOARCH, same, ocispec.MediaTypeImageLayer, below, above)
+		if _, err := s.Load(t.Context(), bytes.NewReader(a.layout(named(d, "x"))), nil); err != nil {
+			t.Log(err)
+		}
+		if st, err := os.Stat(canary); err != nil || st.Mode().Perm() != 0o755 {
+			t.Errorf("%s: mode of the canary: %v %v", name, st.Mode(), err)
+		}
+		if n, _ := unix.Listxattr(canary, make([]byte, 100)); n > 0 {
+			t.Errorf("%s: the canary has attributes", name)
+		}
+	}
 }
