@@ -74,7 +74,7 @@ func (s *Store) readRecord(name string) (state, error) {
 }
 
 func syncDir(path string) error {
-	d, err := os.Open(path)
+	d, err := openDir(path, 0)
 	if err != nil {
 		return err
 	}

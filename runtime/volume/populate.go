@@ -11,12 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// stage is where a volume is filled:
+// stage is where a volume is filled. Inside a volume's directory a container
+// may put anything in its place at any time, so directories are opened without
+// following a link there, and what happens in them goes by descriptor:
 //
 //	target   fresh    ready
 //	empty                      before
@@ -94,7 +95,7 @@ func (s *Store) populate(ctx context.Context, p stage, before bool, fill func(di
 	if err := removeTree(ctx, p.fresh); err != nil { // of a fill that was interrupted
 		return err
 	}
-	if empty, err := isEmpty(p.target); err != nil || !empty {
+	if empty, err := isEmpty(p.target, 0); err != nil || !empty {
 		return err
 	}
 	s.fault("make stage")
@@ -105,9 +106,9 @@ func (s *Store) populate(ctx context.Context, p stage, before bool, fill func(di
 	if err != nil {
 		return errors.Join(err, removeTree(context.WithoutCancel(ctx), p.fresh))
 	}
-	empty, err := isEmpty(p.fresh)
+	empty, err := isEmpty(p.fresh, unix.O_NOFOLLOW)
 	if err != nil {
-		return err
+		return errors.Join(err, removeTree(context.WithoutCancel(ctx), p.fresh))
 	}
 	if empty && (before || unchanged) {
 		return os.Remove(p.fresh)
@@ -125,8 +126,14 @@ func (s *Store) populate(ctx context.Context, p stage, before bool, fill func(di
 	return s.settle(p)
 }
 
-func isEmpty(dir string) (bool, error) {
-	d, err := os.Open(dir)
+// openDir opens a directory; one that a container could replace, without
+// following a link.
+func openDir(path string, flags int) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|flags, 0)
+}
+
+func isEmpty(dir string, flags int) (bool, error) {
+	d, err := openDir(dir, flags)
 	if err != nil {
 		return false, err
 	}
@@ -141,10 +148,20 @@ func isEmpty(dir string) (bool, error) {
 // filled lets fill work in the fresh directory; unchanged: it left the
 // directory's own attributes alone.
 func (s *Store) filled(p stage, fill func(dir string) error) (unchanged bool, err error) {
-	if err := copyAttributes(p.target, p.fresh); err != nil {
+	target, err := openDir(p.target, 0)
+	if err != nil {
 		return false, err
 	}
-	old, err := attributes(p.fresh)
+	defer target.Close()
+	fresh, err := openDir(p.fresh, unix.O_NOFOLLOW)
+	if err != nil {
+		return false, err
+	}
+	defer fresh.Close()
+	if err := copyAttributes(target, fresh); err != nil {
+		return false, err
+	}
+	old, err := attributes(fresh)
 	if err != nil {
 		return false, err
 	}
@@ -152,35 +169,45 @@ func (s *Store) filled(p stage, fill func(dir string) error) (unchanged bool, er
 	if err := fill(p.fresh); err != nil {
 		return false, err
 	}
-	now, err := attributes(p.fresh)
+	now, err := attributes(fresh)
 	return old == now, err
 }
 
 // settle ends a filling that has come as far as ready.
 func (s *Store) settle(p stage) error {
-	content, err := os.ReadDir(p.ready)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+	ready, err := openDir(p.ready, unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
+		return nil // nothing of ours
+	case err != nil:
 		return err
 	}
-	for _, e := range content {
+	defer ready.Close()
+	target, err := openDir(p.target, 0)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	names, err := ready.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		s.fault("move up")
-		from, to := filepath.Join(p.ready, e.Name()), filepath.Join(p.target, e.Name())
-		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		err := unix.Renameat2(int(ready.Fd()), name, int(target.Fd()), name, unix.RENAME_NOREPLACE)
 		if errors.Is(err, unix.EEXIST) {
 			// A container made it in the meantime: its data comes first.
-			err = removeTree(context.Background(), from)
+			err = removeIn(context.Background(), ready, name)
 		}
 		if err != nil {
-			return fmt.Errorf("move %s up: %w", e.Name(), err)
+			return fmt.Errorf("move %s up: %w", name, err)
 		}
 	}
 	s.fault("attributes")
-	if err := copyAttributes(p.ready, p.target); err != nil {
+	if err := copyAttributes(ready, target); err != nil {
 		return err
 	}
-	if err := syncDir(p.target); err != nil {
+	if err := target.Sync(); err != nil {
 		return err
 	}
 	s.fault("remove stage")
@@ -191,10 +218,10 @@ func (s *Store) settle(p stage) error {
 }
 
 // attributes writes down what copyAttributes copies, to be compared.
-func attributes(dir string) (string, error) {
+func attributes(dir *os.File) (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return "", &fs.PathError{Op: "stat", Path: dir, Err: err}
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: dir.Name(), Err: err}
 	}
 	text := fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, st.Mode)
 	all, err := xattrs(dir)
@@ -208,22 +235,21 @@ func attributes(dir string) (string, error) {
 
 // copyAttributes gives one directory the owner, mode, extended attributes
 // (ACLs are some) and times of another.
-func copyAttributes(from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(from, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: from, Err: err}
+func copyAttributes(from, to *os.File) error {
+	var st, now unix.Stat_t
+	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: from.Name(), Err: err}
 	}
-	var now unix.Stat_t
-	if err := unix.Stat(to, &now); err != nil {
-		return &fs.PathError{Op: "stat", Path: to, Err: err}
+	if err := unix.Fstat(int(to.Fd()), &now); err != nil {
+		return &fs.PathError{Op: "stat", Path: to.Name(), Err: err}
 	}
 	if st.Uid != now.Uid || st.Gid != now.Gid { // the only step that needs privileges
-		if err := os.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
+		if err := to.Chown(int(st.Uid), int(st.Gid)); err != nil {
 			return err
 		}
 	}
-	if err := unix.Chmod(to, st.Mode&0o7777); err != nil { // after chown, which may clear set-id bits
-		return &fs.PathError{Op: "chmod", Path: to, Err: err}
+	if err := unix.Fchmod(int(to.Fd()), st.Mode&0o7777); err != nil { // after chown, which may clear set-id bits
+		return &fs.PathError{Op: "chmod", Path: to.Name(), Err: err}
 	}
 	all, err := xattrs(from)
 	if err != nil {
@@ -237,22 +263,26 @@ func copyAttributes(from, to string) error {
 		if old, err := xattr(to, name); err == nil && bytes.Equal(old, value) {
 			continue
 		}
-		if err := unix.Setxattr(to, name, value, 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return fmt.Errorf("set attribute %s of %s: %w", name, to, err)
+		if err := unix.Fsetxattr(int(to.Fd()), name, value, 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("set attribute %s of %s: %w", name, to.Name(), err)
 		}
 	}
-	return os.Chtimes(to, time.Unix(st.Atim.Unix()), time.Unix(st.Mtim.Unix()))
+	times := []unix.Timespec{st.Atim, st.Mtim}
+	if err := unix.UtimesNanoAt(int(to.Fd()), "", times, unix.AT_EMPTY_PATH); err != nil {
+		return &fs.PathError{Op: "chtimes", Path: to.Name(), Err: err}
+	}
+	return nil
 }
 
 // xattrs lists a directory's extended attributes in order, without those that
 // the security modules give to every file themselves.
-func xattrs(path string) ([]string, error) {
+func xattrs(dir *os.File) ([]string, error) {
 	buf := make([]byte, 64<<10) // the most a list can have, XATTR_LIST_MAX
-	n, err := unix.Listxattr(path, buf)
+	n, err := unix.Flistxattr(int(dir.Fd()), buf)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	} else if err != nil {
-		return nil, &fs.PathError{Op: "listxattr", Path: path, Err: err}
+		return nil, &fs.PathError{Op: "listxattr", Path: dir.Name(), Err: err}
 	}
 	var list []string
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
@@ -264,11 +294,11 @@ func xattrs(path string) ([]string, error) {
 	return list, nil
 }
 
-func xattr(path, name string) ([]byte, error) {
+func xattr(dir *os.File, name string) ([]byte, error) {
 	buf := make([]byte, 64<<10) // XATTR_SIZE_MAX
-	n, err := unix.Getxattr(path, name, buf)
+	n, err := unix.Fgetxattr(int(dir.Fd()), name, buf)
 	if err != nil {
-		return nil, fmt.Errorf("attribute %s of %s: %w", name, path, err)
+		return nil, fmt.Errorf("attribute %s of %s: %w", name, dir.Name(), err)
 	}
 	return buf[:n], nil
 }

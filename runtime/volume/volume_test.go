@@ -646,12 +646,17 @@ func TestPopulateKeepsOwnerAndAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir, err := openDir(v.Mountpoint, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
 	var st unix.Stat_t
 	if err := unix.Stat(v.Mountpoint, &st); err != nil || st.Uid != 999 || st.Gid != 998 {
 		t.Errorf("owner %d:%d %v", st.Uid, st.Gid, err)
 	}
 	for k, want := range attr {
-		if got, err := xattr(v.Mountpoint, k); err != nil || string(got) != want {
+		if got, err := xattr(dir, k); err != nil || string(got) != want {
 			t.Errorf("%s: %q %v", k, got, err)
 		}
 	}
@@ -691,5 +696,59 @@ func TestClosed(t *testing.T) {
 	info, err := os.Stat(filepath.Join(root, "volumes"))
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
+// TestHostileStage: the directory of a bind is the container's as well, stage
+// and all. What it puts in the stage's place leads nobody out of the volume.
+func TestHostileStage(t *testing.T) {
+	base := t.TempDir()
+	canary := filepath.Join(base, "canary")
+	device := filepath.Join(base, "device")
+	write(t, "mine", canary, "file")
+	for _, d := range []string{device, canary} {
+		if err := errors.Join(os.MkdirAll(d, 0o755), os.Chmod(d, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := filepath.Join(base, "root")
+	s := open(t, root)
+	create(t, s, Volume{Name: "b", Options: map[string]string{"type": "none", "o": "bind", "device": device}})
+	if err := os.Chmod(device, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, stage := range []string{".gantry-ready", ".gantry-new"} {
+		for _, more := range []string{"", "file"} { // something in the way of what would move
+			at := filepath.Join(device, stage)
+			if err := os.Symlink(canary, at); err != nil {
+				t.Fatal(err)
+			}
+			if more != "" {
+				write(t, "other", device, more)
+			}
+			err := s.Populate(t.Context(), "b", func(dir string) error { return os.WriteFile(filepath.Join(dir, "x"), nil, 0o600) })
+			t.Log(err)
+			open(t, root)
+			if got := tree(t, canary); got != "file=mine" {
+				t.Fatalf("%s led out: %q", stage, got)
+			}
+			if info, err := os.Stat(canary); err != nil || info.Mode().Perm() != 0o755 {
+				t.Errorf("%s: mode of the canary %v, %v", stage, info.Mode(), err)
+			}
+			if err := errors.Join(os.RemoveAll(at), os.RemoveAll(filepath.Join(device, "file")), os.RemoveAll(filepath.Join(device, "x"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Swapped while it is being filled.
+	err := s.Populate(t.Context(), "b", func(dir string) error {
+		return errors.Join(os.Rename(dir, filepath.Join(device, "away")), os.Symlink(canary, dir))
+	})
+	t.Log(err)
+	if got := tree(t, canary); got != "file=mine" {
+		t.Errorf("led out: %q", got)
+	}
+	if info, err := os.Stat(canary); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("mode of the canary %v, %v", info.Mode(), err)
 	}
 }
