@@ -191,13 +191,14 @@ func (e *Engine) carry(ctx context.Context, ct *container, a *attachment, stdin 
 			}
 		}
 	}()
-	if a.read != nil {
-		fed = nil // the output decides
+	var enough <-chan struct{} // nil where the output decides
+	if a.read == nil {
+		enough = fed
 	}
 	select {
 	case <-gone:
 		return nil
-	case <-fed:
+	case <-enough:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

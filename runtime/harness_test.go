@@ -567,3 +567,11 @@ func (h *house) exec(t testing.TB, id string, x ExecConfig, in io.Reader) (int, 
 }
 
 func kill(pid int) error { return unix.Kill(pid, unix.SIGKILL) }
+
+// healthyAfter waits for a container to become healthy while do is done.
+func (h *house) healthyAfter(t testing.TB, id string, do func()) error {
+	done := make(chan error, 1)
+	go func() { done <- h.e.AwaitHealthy(background(t), id) }()
+	do()
+	return <-done
+}

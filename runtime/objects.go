@@ -40,7 +40,8 @@ func (e *Engine) collectImages() {
 	}
 	e.spawn(func() {
 		e.collector.Store(false)
-		if err := e.Images.Collect(e.ctx); err != nil && e.ctx.Err() == nil {
+		// Not to be broken off: the library would leave a goroutine behind.
+		if err := e.Images.Collect(context.WithoutCancel(e.ctx)); err != nil {
 			e.Log.Error("collect images", "error", err)
 		}
 	})

@@ -17,6 +17,12 @@ func (e *Engine) Unpause(ctx context.Context, ref string) error {
 	return e.freeze(ctx, ref, Paused, Running, "unpause", e.Keeper.Resume)
 }
 
+func (ct *container) countPause() {
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	ct.pauses++
+}
+
 func (e *Engine) freeze(ctx context.Context, ref string, from, to State, verb string, do func(context.Context, string) error) error {
 	ct, err := e.find(ref)
 	if err != nil {
@@ -28,12 +34,10 @@ func (e *Engine) freeze(ctx context.Context, ref string, from, to State, verb st
 	if c.State != from {
 		return fmt.Errorf("cannot %s container %s: it is %s, not %s: %w", verb, c.Name, c.State, from, errdefs.ErrConflict)
 	}
-	if to == Paused {
-		// Before it is frozen: a probe that hangs from now on is no failure.
-		ct.mu.Lock()
-		ct.pauses++
-		ct.mu.Unlock()
-	}
+	// A probe that hangs because the container is frozen is no failure, when it
+	// began before as well as when it slipped in just now.
+	ct.countPause()
+	defer ct.countPause()
 	if err := do(ctx, c.ID); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, c.Name, err)
 	}
