@@ -96,6 +96,13 @@ func (c Config) cgroupParent() string {
 	return filepath.Join("/", delegated(cgroupRoot, "/proc/self/cgroup"), name)
 }
 
+// bySystemd says whether systemd itself started this process. What a service
+// starts inherits its environment, so the process id is looked at
+// (systemd.exec(5), SYSTEMD_EXEC_PID).
+func bySystemd(getenv func(string) string) bool {
+	return getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
+}
+
 const cgroupRoot = "/sys/fs/cgroup"
 
 // leaf is the cgroup below a delegated one that the daemon itself is in: one
@@ -107,7 +114,7 @@ const leaf = "daemon"
 // where controllers are on version 1, which systemd does not delegate. self is
 // the process's own list of cgroups.
 func delegated(root, self string) string {
-	if os.Getenv("INVOCATION_ID") == "" {
+	if !bySystemd(os.Getenv) {
 		return ""
 	}
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {

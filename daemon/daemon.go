@@ -180,7 +180,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		LogFile: filepath.Join(d.Root, "keeper.log"),
 		Log:     d.Log,
 	}
-	if os.Getenv("INVOCATION_ID") == "" { // systemd starts its services itself
+	if !bySystemd(os.Getenv) { // systemd starts its services itself
 		self, err := os.Executable()
 		if err != nil {
 			return err
