@@ -220,7 +220,15 @@ func (d *daemon) leaveKeeper() error {
 	if d.lastCall {
 		return d.keeper.Shutdown(ctx, false)
 	}
-	return errors.Join(d.keeper.Goodbye(ctx), d.keeper.Close())
+	var err error
+	if !bySystemd(os.Getenv) {
+		// Nobody starts a daemon again that said goodbye: a call that waited in
+		// its socket would wait for ever.
+		for _, h := range d.Hosts {
+			err = errors.Join(err, d.sockets.close(h))
+		}
+	}
+	return errors.Join(err, d.keeper.Goodbye(ctx), d.keeper.Close())
 }
 
 func (d *daemon) serve(ctx context.Context) error {

@@ -128,6 +128,15 @@ func (s *sockets) listen(host string) (net.Listener, error) {
 	return l, nil
 }
 
+// close takes an address of the API away: calls to it are refused from then on.
+func (s *sockets) close(host string) error {
+	path := strings.TrimPrefix(host, "unix://")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return s.Drop("api " + host)
+}
+
 // sameSocket tells whether a listener is the one its path leads to: somebody
 // may have removed the file.
 func sameSocket(path string, l net.Listener) bool {
