@@ -195,7 +195,7 @@ func (m *machine) gantry(args ...string) result {
 
 // in runs the client in a directory.
 func (m *machine) in(dir string, args ...string) result {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	return m.runCommand(m.command(ctx, dir, args...))
 }
