@@ -428,6 +428,9 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, g, _ := up(t, two, Options{})
+	p := *g.Project
+	p.Name = "good"
+	g.Project = &p
 	want := record{Goal: g, Was: g.Project, Phase: Failed, Error: "no room"}
 	if err := s.save("good", want); err != nil {
 		t.Fatal(err)
@@ -439,6 +442,11 @@ func TestStore(t *testing.T) {
 	}
 	write("torn.json", `{"version":1,"phase":"walking","goal":{"ver`)
 	write("newer.json", `{"version":2}`)
+	write("empty.json", "")
+	write("hollow.json", `{"version":1,"phase":"settled"}`)
+	if err := s.save("stray", want); err != nil { // another project's
+		t.Fatal(err)
+	}
 	write("other.json.tmp", `{"vers`)
 	records, newer, errs := s.load()
 	if len(records) != 1 || records["good"].Phase != Failed || records["good"].Error != "no room" || len(records["good"].Was.Services) != 2 {
@@ -452,7 +460,7 @@ func TestStore(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if d := cmp.Diff([]string{"good.json", "newer.json", "torn.json.broken"}, names); d != "" {
+	if d := cmp.Diff([]string{"empty.json.broken", "good.json", "hollow.json.broken", "newer.json", "stray.json.broken", "torn.json.broken"}, names); d != "" {
 		t.Errorf("files (-want +got):\n%s", d)
 	}
 

@@ -103,11 +103,13 @@ func (s store) read(path string) (record, error) {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return record{}, err
 	}
+	if name := strings.TrimSuffix(filepath.Base(path), ".json"); w.Goal.Project == nil || w.Goal.Project.Name != name {
+		return record{}, fmt.Errorf("it holds no goal of project %s", name)
+	}
 	r := record{Goal: w.Goal, Phase: w.Phase, Error: w.Error}
 	if w.Was != "" {
-		if r.Was, err = compose.Decode([]byte(w.Was)); err != nil {
-			return record{}, err
-		}
+		// It only serves to say what has changed: no reason to lose the goal.
+		r.Was, _ = compose.Decode([]byte(w.Was))
 	}
 	return r, nil
 }
