@@ -332,15 +332,11 @@ func TestRestartPolicy(t *testing.T) {
 		c := h.create(t, cfg)
 		since := time.Now()
 		must(t, h.e.Start(background(t), c.ID))
-		w, err := h.e.Wait(background(t), c.ID, NotRunning, nil)
-		must(t, err)
-		c = h.inspect(t, c.ID)
-		if w.ExitCode != 2 || c.RestartCount != 2 || h.logOf(t, c.ID) != "up\nup\nup\n" {
-			t.Errorf("%s, log %q", brief(c), h.logOf(t, c.ID))
-		}
 		want := []string{"start", "die", "start", "restart", "die", "start", "restart", "die"}
-		if got := h.actions(t, c.ID, since); !slices.Equal(got, want) {
-			t.Errorf("events %v, want %v", got, want)
+		eventually(t, fmt.Sprintf("its events are %v", want), func() bool { return slices.Equal(h.actions(t, c.ID, since), want) })
+		c = h.inspect(t, c.ID)
+		if c.State != Exited || c.ExitCode != 2 || c.RestartCount != 2 || h.logOf(t, c.ID) != "up\nup\nup\n" {
+			t.Errorf("%s, log %q", brief(c), h.logOf(t, c.ID))
 		}
 	})
 	t.Run("always, until a call stops it", func(t *testing.T) {
@@ -382,16 +378,21 @@ func TestRestartPolicy(t *testing.T) {
 		cfg.Mounts = []spec.Mount{{Type: "bind", Source: dir + "/gone", Target: "/x"}}
 		must(t, os.Mkdir(dir+"/gone", 0o755))
 		c := h.create(t, cfg)
-		waited := make(chan Waited, 1)
 		must(t, h.e.Start(background(t), c.ID))
-		go func() {
-			w, _ := h.e.Wait(background(t), c.ID, NotRunning, nil)
-			waited <- w
-		}()
 		must(t, os.Remove(dir+"/gone"))
-		<-waited // it must not return while a restart is due
-		if now := h.inspect(t, c.ID); now.State != Exited || now.RestartCount != 3 {
+		eventually(t, "it gives up", func() bool { return h.inspect(t, c.ID).State == Exited })
+		if now := h.inspect(t, c.ID); now.RestartCount != 3 {
 			t.Errorf("%s", brief(now))
+		}
+	})
+	t.Run("a wait ends with the process, not with its last restart", func(t *testing.T) {
+		cfg := box("sh", "-c", "sleep 0.1; exit 4")
+		cfg.Restart = spec.RestartPolicy{Name: spec.RestartAlways}
+		c := h.start(t, cfg)
+		w, err := h.e.Wait(background(t), c.ID, NotRunning, nil)
+		must(t, err)
+		if w.ExitCode != 4 {
+			t.Errorf("exit code %d", w.ExitCode)
 		}
 	})
 }

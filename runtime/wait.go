@@ -10,7 +10,9 @@ import (
 
 // Wait returns when the container has met the condition: [NotRunning],
 // [NextExit] or [Removed]. watching, if not nil, is called once nothing that
-// happens to the container from then on can be missed.
+// happens to the container from then on can be missed. As with Docker, a
+// process that ends ends the wait for NotRunning, too, though its restart
+// policy starts another: who waits wants to know that it ended.
 func (e *Engine) Wait(ctx context.Context, ref, condition string, watching func()) (Waited, error) {
 	ct, err := e.find(ref)
 	if err != nil {
@@ -25,7 +27,7 @@ func (e *Engine) Wait(ctx context.Context, ref, condition string, watching func(
 		var met bool
 		switch condition {
 		case NotRunning, "":
-			met = v.idle() && v.State != Restarting
+			met = v.idle() && v.State != Restarting || v.exits != before
 		case NextExit:
 			met = v.exits != before || v.removed
 		case Removed:
