@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,6 +53,7 @@ type Conn struct {
 	r     int
 	oob   []byte
 	files []*os.File // received and not yet claimed by a frame
+	lost  bool       // of the last ones, some could not be received
 }
 
 // NewConn wraps a connected socket.
@@ -118,7 +120,12 @@ func (c *Conn) sendWithFiles(frame []byte, files []*os.File) (int, error) {
 	return write(0)
 }
 
-// Receive reads one frame. The caller owns the files.
+// errNoRoom is what a message that had descriptors says when this process has
+// no room for them. The stream is sound, and the next message may be.
+var errNoRoom = Classed(errdefs.ErrResourceExhausted, errors.New("the process is out of descriptors: raise its limit (ulimit -n)"))
+
+// Receive reads one frame. The caller owns the files. When these could not be
+// received, the message has an Error and none.
 func (c *Conn) Receive() (Message, []*os.File, error) {
 	for {
 		m, n, err := parseFrame(c.buf[c.r:])
@@ -127,6 +134,12 @@ func (c *Conn) Receive() (Message, []*os.File, error) {
 		}
 		if n > 0 {
 			c.r += n
+			if m.Files > len(c.files) && c.lost {
+				c.CloseFiles()
+				c.lost = false
+				m.Error = Fail(errNoRoom)
+				return m, nil, nil
+			}
 			if m.Files > len(c.files) {
 				return Message{}, nil, fmt.Errorf("%w: %d descriptors announced, %d received", errProtocol, m.Files, len(c.files))
 			}
@@ -177,7 +190,7 @@ func (c *Conn) fill() error {
 		return io.EOF
 	}
 	if flags&unix.MSG_CTRUNC != 0 {
-		return fmt.Errorf("%w: descriptors lost (out of descriptors?)", errProtocol)
+		c.lost = true
 	}
 	c.buf = c.buf[:len(c.buf)+n]
 	return nil

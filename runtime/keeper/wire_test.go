@@ -195,6 +195,58 @@ func TestWireRefuses(t *testing.T) {
 	y.Close()
 }
 
+// TestNoRoom: a process that is out of descriptors loses those of a message,
+// not the connection.
+func TestNoRoom(t *testing.T) {
+	x, y := socketPair(t)
+	from, to := NewConn(x), NewConn(y)
+	defer from.Close()
+	defer to.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	for i, m := range []Message{{ID: 1, Verb: "a"}, {ID: 2, Verb: "b"}, {ID: 3, Verb: "c"}, {ID: 4, Verb: "d"}} {
+		files := []*os.File{r, w}[:min(2, 2*(i%2))]
+		if err := from.Send(m, files...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	free, err := unix.Dup(int(r.Fd())) // room for one
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(free)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free) + 1, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
+	for i := range 4 {
+		if i == 2 {
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, files, err := to.Receive()
+		closeAll(files)
+		if err != nil || m.ID != uint64(i+1) {
+			t.Fatalf("message %d: %+v, %v", i+1, m, err)
+		}
+		if lost := m.Error != nil; lost != (i == 1) || !lost && len(files) != 2*(i%2) {
+			t.Errorf("message %d: %+v, %d files", i+1, m, len(files))
+		}
+		if i == 1 && !errdefs.IsResourceExhausted(m.Error.Err()) {
+			t.Errorf("%v", m.Error.Err())
+		}
+	}
+}
+
 func frameOf(m Message) []byte {
 	b, _ := json.Marshal(m)
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)

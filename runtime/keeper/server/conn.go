@@ -69,6 +69,7 @@ func (c *conn) serve() {
 			c.wg.Go(func() { c.handle(m, files) })
 		}
 	}
+	c.wire.Close() // whatever ended it: the client is not to wait for answers
 	c.wire.CloseFiles()
 	c.stop()
 	c.kill()
@@ -88,7 +89,13 @@ var ordered = map[string]bool{
 
 func (c *conn) handle(m keeper.Message, files []*os.File) {
 	r := &request{conn: c, body: m.Body, files: files}
-	body, err := c.s.dispatch(m.Verb, r)
+	var body any
+	var err error
+	if m.Error == nil {
+		body, err = c.s.dispatch(m.Verb, r)
+	} else { // it came without its descriptors
+		err = m.Error.Err()
+	}
 	closeAll(r.files)
 	answer := keeper.Message{ID: m.ID}
 	if err == nil && body != nil {
