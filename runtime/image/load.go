@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -33,22 +34,14 @@ func (s *Store) Load(ctx context.Context, r io.Reader, report func(string)) ([]I
 	}
 	defer op.end(ctx)
 
-	images, err := op.load(ctx, r)
+	images, err := op.load(ctx, r, report)
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
-	}
-	for _, img := range images {
-		if len(img.Names) == 0 {
-			report("Loaded image ID: " + img.ID.String())
-		}
-		for _, n := range img.Names {
-			report("Loaded image: " + n)
-		}
 	}
 	return images, nil
 }
 
-func (op *operation) load(ctx context.Context, r io.Reader) ([]Image, error) {
+func (op *operation) load(ctx context.Context, r io.Reader, report func(string)) ([]Image, error) {
 	br, packed, err := peek(r)
 	if err != nil {
 		return nil, err
@@ -77,6 +70,12 @@ func (op *operation) load(ctx context.Context, r io.Reader) ([]Image, error) {
 		img, err := op.published(ctx, p)
 		if err != nil {
 			return nil, err
+		}
+		// The image may have other names here than those of the archive.
+		if p.name != nil {
+			report("Loaded image: " + reference.FamiliarString(p.name))
+		} else {
+			report("Loaded image ID: " + img.ID.String())
 		}
 		if !seen[img.ID] {
 			seen[img.ID] = true
@@ -172,7 +171,7 @@ func (a *archiveFile) explain(err error, last string) error {
 func (a *archiveFile) file(ctx context.Context, name string, size int64, r io.Reader) error {
 	br := bufio.NewReaderSize(r, 4096)
 	head, err := br.Peek(512)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	layer := looksPacked(head)
