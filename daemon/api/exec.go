@@ -15,7 +15,10 @@ import (
 )
 
 func (s *server) execCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
-	var req container.ExecCreateRequest
+	var req struct {
+		container.ExecCreateRequest
+		Detach bool // clients say it here too; what counts is the start's
+	}
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
