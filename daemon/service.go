@@ -317,7 +317,7 @@ func wiring(r scheduler.RunSpec) (spec.Network, error) {
 	}
 	for _, l := range s.Links {
 		if target, alias, ok := strings.Cut(l, ":"); ok && alias != target {
-			return n, invalid("links: %q: another name for a service is not supported yet; give %s the network alias %s", l, target, alias)
+			n.Links = append(n.Links, l)
 		}
 	}
 	for _, p := range s.Ports {

@@ -28,11 +28,12 @@ type dnsOptions struct {
 // view is what one sandbox sees through its resolver. It is not changed once
 // given.
 type view struct {
-	Networks    []string         // ids; names on other networks do not exist for it
-	Servers     []netip.AddrPort // asked instead of the host's resolvers
-	Hostname    string           // its own; "" none
-	HostGateway netip.Addr       // answer to host.docker.internal; zero: no such name
-	Internal    bool             // only internal networks: nothing is forwarded
+	Networks    []string          // ids; names on other networks do not exist for it
+	Servers     []netip.AddrPort  // asked instead of the host's resolvers
+	Hostname    string            // its own; "" none
+	Links       map[string]string // names it alone has for others, folded: its name → theirs
+	HostGateway netip.Addr        // answer to host.docker.internal; zero: no such name
+	Internal    bool              // only internal networks: nothing is forwarded
 	// Hold: it is not known yet what the sandbox sees. Its queries wait in
 	// the sockets until update says.
 	Hold bool

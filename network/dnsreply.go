@@ -115,6 +115,9 @@ func (s *dnsSandbox) local(q *dns.Msg) *dns.Msg {
 // addresses gives what a name means to the sandbox; known without addresses is
 // a name that belongs to somebody who does not run.
 func (s *dnsSandbox) addresses(name string, v *view) (addrs []netip.Addr, known bool) {
+	if target, linked := v.Links[name]; linked {
+		name = target
+	}
 	if addrs, known := s.o.Names.Lookup(name, v.Networks); known {
 		return addrs, true
 	}

@@ -49,6 +49,14 @@ func newNames() *names {
 // fold gives a name the form under which it is compared.
 func fold(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
+func foldAll(links map[string]string) map[string]string {
+	folded := make(map[string]string, len(links))
+	for name, target := range links {
+		folded[fold(name)] = fold(target)
+	}
+	return folded
+}
+
 // set replaces everything known of a sandbox, in one step: no lookup sees it
 // half changed.
 func (n *names) set(sandbox string, entries []entry) {

@@ -105,6 +105,9 @@ type Sandbox struct {
 	Endpoints []Endpoint
 	// DNS replaces the host's resolvers for names that are not ours.
 	DNS []netip.Addr
+	// Links are names this sandbox alone has for others: its name for one, and
+	// a name that one answers to.
+	Links map[string]string
 	// Group owns published ports together with the group's other sandboxes;
 	// "" means the sandbox's own id.
 	Group string

@@ -166,7 +166,7 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owne
 		return fmt.Errorf("its network namespace %s is gone; restart it: %w", path, errdefs.ErrNotFound)
 	}
 	f.mu.Lock()
-	s.hostname, s.servers, s.group = w.Hostname, w.DNS, w.Group
+	s.hostname, s.servers, s.links, s.group = w.Hostname, w.DNS, foldAll(w.Links), w.Group
 	s.running, s.ready = w.Running, w.Ready
 	f.mu.Unlock()
 	found, err := readNamespace(path)

@@ -27,6 +27,7 @@ type sandbox struct {
 	// Guarded by Fabric.mu; ends is only changed while mu is held as well.
 	hostname       string
 	servers        []netip.Addr
+	links          map[string]string // folded
 	group          string
 	ends           []*end // in the order of their interfaces
 	running, ready bool
@@ -235,7 +236,7 @@ func (f *Fabric) attach(ctx context.Context, s *sandbox, want Sandbox) error {
 	}
 	f.mu.Lock()
 	from := s.groupName()
-	s.hostname, s.servers, s.group = want.Hostname, want.DNS, want.Group
+	s.hostname, s.servers, s.links, s.group = want.Hostname, want.DNS, foldAll(want.Links), want.Group
 	s.running, s.ready = want.Running, want.Ready
 	f.mu.Unlock()
 	return f.announce(ctx, s, from)
@@ -329,7 +330,7 @@ func (f *Fabric) register(s *sandbox, from string) view {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var entries []entry
-	v := view{Hostname: s.hostname, Internal: true}
+	v := view{Hostname: s.hostname, Links: s.links, Internal: true}
 	for _, a := range s.servers {
 		v.Servers = append(v.Servers, netip.AddrPortFrom(a, 53))
 	}

@@ -290,6 +290,33 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// A link is a name for another container that only one has.
+func TestLinks(t *testing.T) {
+	h := sharedHouse(t)
+	net, err := h.e.CreateNetwork(background(t), network.Spec{Name: "links"})
+	must(t, err)
+	defer func() { must(t, h.e.RemoveNetwork(context.Background(), net.ID)) }()
+	var made [2]Container
+	for i := range made {
+		cfg := box("sleep", "1000")
+		cfg.Network = spec.Network{Endpoints: []spec.Endpoint{{Network: "links", Aliases: []string{[]string{"web", "db"}[i]}}}}
+		if i == 0 {
+			cfg.Network.Links = []string{"db:Database"}
+		}
+		c, err := h.e.Create(background(t), "", cfg)
+		must(t, err)
+		defer h.e.Remove(context.Background(), c.ID, RemoveOptions{Force: true})
+		must(t, h.e.Start(background(t), c.ID))
+		made[i] = h.inspect(t, c.ID)
+	}
+	if code, out := h.exec(t, made[0].ID, ExecConfig{Command: []string{"nslookup", "database"}}, nil); code != 0 || !strings.Contains(out, made[1].Networks[0].IPv4.Addr().String()) {
+		t.Errorf("its own name for the other: %s", out)
+	}
+	if code, out := h.exec(t, made[1].ID, ExecConfig{Command: []string{"nslookup", "database"}}, nil); code == 0 {
+		t.Errorf("others have that name too: %s", out)
+	}
+}
+
 func TestLogOptions(t *testing.T) {
 	h := sharedHouse(t)
 	cfg := box("sh", "-c", "seq 1 3000")

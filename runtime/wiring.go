@@ -126,6 +126,14 @@ func (e *Engine) sandbox(c Container) network.Sandbox {
 			s.DNS = append(s.DNS, addr)
 		}
 	}
+	for _, l := range n.Links {
+		if target, alias, ok := strings.Cut(l, ":"); ok && alias != target {
+			if s.Links == nil {
+				s.Links = map[string]string{}
+			}
+			s.Links[alias] = target
+		}
+	}
 	if n.Mode == "none" {
 		return s
 	}

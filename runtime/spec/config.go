@@ -212,7 +212,7 @@ type Network struct {
 	DNSSearch  []string `json:",omitempty"`
 	DNSOptions []string `json:",omitempty"`
 	ExtraHosts []string `json:",omitempty"` // "name:address" or "name:host-gateway"
-	Links      []string `json:",omitempty"` // "container:alias"
+	Links      []string `json:",omitempty"` // "name:alias": a further name for another one, that only this container has
 	MacAddress string   `json:",omitempty"`
 }
 
