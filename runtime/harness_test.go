@@ -319,7 +319,7 @@ func (h *house) open() (err error) {
 	if h.keeper, err = keeper.Connect(ctx, keeper.Options{Run: h.run, Program: program, Cgroup: h.cgroup + "/keeper", Log: log}); err != nil {
 		return err
 	}
-	if h.fabric, err = network.Open(ctx, network.Options{Root: h.root, Run: h.run, Instance: h.dir, Sockets: &held{h.keeper, nil}, Log: log}); err != nil {
+	if h.fabric, err = network.Open(ctx, network.Options{Root: h.root, Run: h.run, Instance: h.dir, Sockets: &held{k: h.keeper}, Log: log}); err != nil {
 		return err
 	}
 	h.e, err = Open(ctx, Options{
@@ -332,6 +332,7 @@ func (h *house) open() (err error) {
 // held is the keeper's descriptor store, as package daemon wraps it.
 type held struct {
 	k   *keeper.Client
+	mu  sync.Mutex
 	old map[string][]*os.File
 }
 
@@ -340,6 +341,8 @@ func (s *held) Hold(name string, files ...*os.File) error {
 }
 
 func (s *held) Take(name string) []*os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.old == nil {
 		s.old, _ = s.k.Held(context.Background())
 	}

@@ -88,10 +88,8 @@ func (e *Engine) removeLocked(ctx context.Context, ct *container) error {
 	case v.State.Live():
 		return fmt.Errorf("container %s was started meanwhile; stop it first: %w", v.Name, errdefs.ErrConflict)
 	}
-	c, err := e.update(ct, fact, func(c *Container) { c.State = Removing })
-	if err != nil {
-		return err
-	}
+	ct.recall(func(c *Container) { c.State = Removing }) // on disk it is doomed already
+	c := ct.snapshot()
 	e.fault("remove: removing")
 	if err := e.takeApart(ctx, c); err != nil {
 		err = fmt.Errorf("remove %s: %w", c.Name, err)
