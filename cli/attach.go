@@ -27,7 +27,7 @@ func (a *app) attachCommand() *cobra.Command {
 		Use:               "attach SERVICE",
 		Short:             "Join the process of a service's container",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeServices,
+		ValidArgsFunction: a.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, r, err := a.replicaOf(cmd.Context(), args[0], o.index)
 			if err != nil {

@@ -141,7 +141,10 @@ func TestUpRefusesWhatCannotBe(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		two: "gantry: service db: image \"db\" is not here, and builds are not supported yet; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR db`\n",
-		"name: x\nservices: {a: {image: nosuch}}":                                                   "gantry: service a: image \"nosuch\" is not here, and pulling is not supported yet",
+		"name: x\nservices: {a: {image: nosuch}}": "gantry: service a: image \"nosuch\" is not here, and pulling is not supported yet",
+		// How to bring what is not here is said once.
+		"name: x\nservices: {a: {image: no1}, b: {image: no2}}": "gantry: service b: image \"no2\" is not here, and pulling is not supported yet\n" +
+			"gantry: bring them with `gantry image load -i ARCHIVE` or `gantry image import TAR NAME`\n",
 		"name: x\nservices: {a: {image: web, gpus: all}, b: {image: web, storage_opt: {size: 1G}}}": "storage_opt",
 		"name: x\nservices: {a: {image: web, depends_on: [b]}, b: {image: web, depends_on: [a]}}":   "a",
 		"name: x\nservices: {}": "has no service",
@@ -287,6 +290,10 @@ func TestCompletion(t *testing.T) {
 		{[]string{"-f", file, "logs", "web", "w"}, "worker"},
 		{[]string{"-f", file, "up", "--attach", "d"}, "db"},
 		{[]string{"-f", file, "scale", "w"}, "web= worker="},
+		{[]string{"-f", file, "up", "--scale", "d"}, "db="},
+		{[]string{"-f", file, "port", "d"}, "db"},
+		{[]string{"-f", file, "port", "db", ""}, ""},
+		{[]string{"help", "image", "lo"}, "load\tLoad images from an archive of docker save or of an OCI layout"},
 		{[]string{"-f", file, "--profile", ""}, "x"},
 		{[]string{"--progress", "q"}, "quiet"},
 		{[]string{"-f", file, "ps", "--status", "re"}, "removing restarting"},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -67,10 +68,86 @@ func (a *app) addCommands(root *cobra.Command, args []string) {
 			c.GroupID = g.id
 			root.AddCommand(c)
 			shortGlobals(root, c)
+			explainArguments(c)
 		}
 	}
 	root.AddCommand(missingCommands()...)
+	root.SetHelpCommand(helpCommand())
+	root.SetUsageTemplate(usage)
 }
+
+// explainArguments makes a command, and those below it, answer too few or too
+// many arguments with what they take.
+func explainArguments(c *cobra.Command) {
+	for _, below := range c.Commands() {
+		explainArguments(below)
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if check(cmd, args) == nil {
+			return nil
+		}
+		return fmt.Errorf("wrong number of arguments (%d); usage: %s", len(args), cmd.UseLine())
+	}
+}
+
+// helpCommand shows the help of a command by its name.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND...]",
+		Short: "Show what a command does",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			c, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, noFiles
+			}
+			var names []string
+			for _, below := range c.Commands() {
+				if below.IsAvailableCommand() {
+					names = append(names, below.Name()+"\t"+below.Short)
+				}
+			}
+			return beginning(word, names), noFiles
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return unknownCommand(c, rest[0])
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+		Annotations: map[string]string{dryRunNote: "yes"},
+	}
+}
+
+// usage is how the help of a command goes on after what it does. The flags
+// every command has are told once, by `gantry --help`.
+const usage = `Usage:{{if .HasAvailableSubCommands}}
+  {{.CommandPath}} [OPTIONS] COMMAND{{else}}
+  {{.UseLine}}{{end}}{{if .Aliases}}
+
+Aliases:
+  {{.NameAndAliases}}{{end}}{{if .HasAvailableSubCommands}}{{$all := .Commands}}{{if .Groups}}{{range $group := .Groups}}
+
+{{.Title}}{{range $all}}{{if and (eq .GroupID $group.ID) (or .IsAvailableCommand (eq .Name "help"))}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{else}}
+
+Commands:{{range $all}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+
+{{if .HasParent}}Flags that every command has, such as -f, -p and --profile: gantry --help{{else -}}
+Use "gantry COMMAND --help" for more about a command.{{end}}
+`
 
 // shortGlobals lets -f and -p stand after a command's name, where it has no
 // other use for the letter.

@@ -29,6 +29,14 @@ func (a *app) completeServices(cmd *cobra.Command, given []string, word string) 
 	return beginning(word, without(a.serviceNames(cmd.Context()), given)), noFiles
 }
 
+// completeService offers one service, as the first argument.
+func (a *app) completeService(cmd *cobra.Command, given []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(given) > 0 {
+		return nil, noFiles
+	}
+	return a.completeServices(cmd, nil, word)
+}
+
 func (a *app) serviceNames(ctx context.Context) []string {
 	ctx, cancel := patience(ctx)
 	defer cancel()

@@ -21,7 +21,7 @@ func (a *app) containerCommand() *cobra.Command {
 		a.containerVerb("start", "Start containers", (*client.Client).StartContainer),
 		a.containerVerb("pause", "Freeze containers", (*client.Client).PauseContainer),
 		a.containerVerb("unpause", "Let frozen containers go on", (*client.Client).UnpauseContainer),
-		a.inspectCommand("container", a.completeContainers, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Container(ctx, ref) }))
+		a.inspectCommand("containers", a.completeContainers, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Container(ctx, ref) }))
 	var signal string
 	kill := a.containerVerb("kill", "Send containers a signal, SIGKILL unless said otherwise",
 		func(c *client.Client, ctx context.Context, ref string) error {
@@ -228,10 +228,11 @@ func (a *app) containerStatsCommand() *cobra.Command {
 func (a *app) containerExecCommand() *cobra.Command {
 	var o execOptions
 	cmd := &cobra.Command{
-		Use:               "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
-		Short:             "Run a command in a running container",
-		Args:              cobra.MinimumNArgs(2),
-		ValidArgsFunction: a.completeContainers,
+		Use:                   "exec [OPTIONS] CONTAINER COMMAND [ARG...]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run a command in a running container",
+		Args:                  cobra.MinimumNArgs(2),
+		ValidArgsFunction:     a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.chosenTTY = cmd.Flags().Changed("tty")
 			c, err := a.daemon(cmd.Context())

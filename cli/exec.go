@@ -31,6 +31,8 @@ func (a *app) execCommand() *cobra.Command {
 		Use:   "exec [OPTIONS] SERVICE COMMAND [ARG...]",
 		Short: "Run a command in a running container",
 		Args:  cobra.MinimumNArgs(2),
+
+		DisableFlagsInUseLine: true, // [OPTIONS] says where they stand
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveDefault

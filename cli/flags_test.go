@@ -101,6 +101,30 @@ func TestNotSupportedYet(t *testing.T) {
 	}
 }
 
+func TestHelpAndArguments(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"help", 0, "Looking at them:"},
+		{"help image load", 0, "gantry image load [ARCHIVE] [flags]"},
+		{"help nope", 1, `unknown command "nope"`},
+		{"help image nope", 1, `unknown command "nope"; see gantry image --help`},
+		{"image", 0, "gantry image [OPTIONS] COMMAND"},
+		{"up --help", 0, "Flags that every command has, such as -f, -p and --profile: gantry --help"},
+		{"port web", 1, "gantry: wrong number of arguments (1); usage: gantry port SERVICE PRIVATE_PORT [flags]\n"},
+		{"exec web", 1, "usage: gantry exec [OPTIONS] SERVICE COMMAND [ARG...]\n"},
+		{"ls shop", 1, "wrong number of arguments (1); usage: gantry ls [flags]\n"},
+		{"image tag one", 1, "usage: gantry image tag "},
+	} {
+		r := run(t, nil, strings.Fields(tt.args)...)
+		if r.code != tt.code || !strings.Contains(r.out+r.err, tt.want) {
+			t.Errorf("%s: got %+v, want %q", tt.args, r, tt.want)
+		}
+	}
+}
+
 // What a flag asks for is done or refused by name, never ignored.
 func TestRefusedFlags(t *testing.T) {
 	file := composeFile(t, "services: {web: {image: busybox}}")

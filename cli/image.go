@@ -20,7 +20,7 @@ import (
 func (a *app) imageCommand() *cobra.Command {
 	image := noun("image", "Images")
 	image.AddCommand(a.imageImportCommand(), a.imageLoadCommand(), a.imageListCommand(), a.imageTagCommand(),
-		a.inspectCommand("image", a.completeImages, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Image(ctx, ref) }),
+		a.inspectCommand("images", a.completeImages, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Image(ctx, ref) }),
 		a.imageRemoveCommand())
 	for _, name := range []string{"build", "pull", "push", "save", "prune", "history"} {
 		image.AddCommand(notYet(name, ""))

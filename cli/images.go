@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,7 +61,10 @@ func (a *app) imagesCommand() *cobra.Command {
 				if len(img.RepoTags) > 0 {
 					row.Repository, row.Tag = splitTag(img.RepoTags[0])
 				}
-				if format != formatJSON && !quiet {
+				switch {
+				case quiet:
+					_, row.ID, _ = strings.Cut(row.ID, ":")
+				case format != formatJSON:
 					row.ID = shortID(row.ID)
 				}
 				if quiet && seen[row.ID] {

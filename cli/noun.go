@@ -53,7 +53,7 @@ func (a *app) inspectCommand(what string, complete completer, look func(context.
 	var format string
 	cmd := &cobra.Command{
 		Use:               "inspect NAME...",
-		Short:             "Show everything about a " + what,
+		Short:             "Show everything about " + what,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, args []string) error {

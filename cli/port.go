@@ -3,7 +3,10 @@ package cli
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
+
+	"gantry/client"
 
 	"github.com/spf13/cobra"
 )
@@ -15,7 +18,7 @@ func (a *app) portCommand() *cobra.Command {
 		Use:               "port SERVICE PRIVATE_PORT",
 		Short:             "Show where a service's port is published",
 		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeServices,
+		ValidArgsFunction: a.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := strconv.ParseUint(args[1], 10, 16)
 			if err != nil {
@@ -34,7 +37,8 @@ func (a *app) portCommand() *cobra.Command {
 					return nil
 				}
 			}
-			return fmt.Errorf("service %s does not publish port %d/%s; it publishes: %s", args[0], n, protocol, orNothing(portsText(r.Ports)))
+			published := slices.DeleteFunc(slices.Clone(r.Ports), func(p client.PortSummary) bool { return p.PublicPort == 0 })
+			return fmt.Errorf("service %s does not publish port %d/%s; it publishes: %s", args[0], n, protocol, orNothing(portsText(published)))
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp or udp")

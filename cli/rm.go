@@ -41,7 +41,7 @@ func (a *app) rmCommand() *cobra.Command {
 				return nil
 			}
 			if !force && !a.dryRun {
-				ok, err := a.ask(ctx, "going to remove "+strings.Join(names, ", ")+"; go on?")
+				ok, err := a.ask(ctx, "Remove "+strings.Join(names, ", ")+"?")
 				if err != nil || !ok {
 					return err
 				}

@@ -122,7 +122,7 @@ func (a *app) stats(ctx context.Context, c *client.Client, list []replica, o sta
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return exitCode(exitInterrupted) // the only way to leave it, not worth a word
 		}
 	}
 }

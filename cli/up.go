@@ -61,8 +61,8 @@ func (a *app) upCommand() *cobra.Command {
 	f.BoolVar(&o.abortOnExit, "abort-on-container-exit", false, "stop everything when a container ends")
 	f.BoolVar(&o.abortOnFailure, "abort-on-container-failure", false, "stop everything when a container fails")
 	f.StringVar(&o.exitCodeFrom, "exit-code-from", "", "end with the exit code of this `service`; implies --abort-on-container-exit")
-	f.StringArrayVar(&o.attach, "attach", nil, "show the output of these services alone")
-	f.StringArrayVar(&o.noAttach, "no-attach", nil, "do not show the output of these services")
+	f.StringArrayVar(&o.attach, "attach", nil, "show the output of this `service` and no other; may be given several times")
+	f.StringArrayVar(&o.noAttach, "no-attach", nil, "do not show the output of this `service`; may be given several times")
 	f.BoolVar(&o.attachDependencies, "attach-dependencies", false, "show the output of dependencies, too")
 	f.BoolVar(&o.noColor, "no-color", false, "no colours")
 	f.BoolVar(&o.noPrefix, "no-log-prefix", false, "lines without the name of their container")
@@ -91,13 +91,13 @@ func (o *upOptions) createFlags(cmd *cobra.Command, a *app) {
 	f.BoolVar(&o.noBuild, "no-build", false, "do not build images")
 	f.BoolVar(&o.forceRecreate, "force-recreate", false, "recreate containers that have not changed")
 	f.BoolVar(&o.noRecreate, "no-recreate", false, "leave containers that exist as they are")
-	f.StringVar(&o.pull, "pull", "policy", "pull images: missing, never or policy (as the compose file says)")
+	f.StringVar(&o.pull, "pull", "policy", "`when` to pull images: missing, never or policy (as the compose file says)")
 	f.BoolVar(&o.quietPull, "quiet-pull", false, "pull without progress")
 	f.BoolVar(&o.removeOrphans, "remove-orphans", false, "remove containers of services the project does not have")
-	f.StringArrayVar(&o.scale, "scale", nil, "`SERVICE=NUM`: number of containers, whatever the compose file says")
+	f.StringArrayVar(&o.scale, "scale", nil, "number of containers as `SERVICE=NUM`, whatever the compose file says")
 	f.BoolVarP(&o.yes, "yes", "y", false, "answer yes to every question")
 	a.completeFlagValues(cmd, "pull", "missing", "never", "policy")
-	a.completeFlagServices(cmd, "scale")
+	_ = cmd.RegisterFlagCompletionFunc("scale", a.completeScale)
 }
 
 // refuse names what is not supported yet and what does not go together.
@@ -255,6 +255,7 @@ func missingImages(ctx context.Context, c *client.Client, g scheduler.Goal) erro
 		}
 	}
 	errs := make([]error, len(refs))
+	gone := make([]string, len(refs)) // what is said of an image that is not here
 	slots := make(chan struct{}, 6)
 	var work sync.WaitGroup
 	for i, ref := range refs {
@@ -266,16 +267,27 @@ func missingImages(ctx context.Context, c *client.Client, g scheduler.Goal) erro
 				errs[i] = err
 				return
 			}
-			u := uses[ref]
-			const next = "bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR %s`"
-			if u.build {
-				errs[i] = fmt.Errorf("service %s: image %q is not here, and builds are not supported yet; "+next, u.service, ref, ref)
-				return
+			why := "pulling is"
+			if uses[ref].build {
+				why = "builds are"
 			}
-			errs[i] = fmt.Errorf("service %s: image %q is not here, and pulling is not supported yet; "+next, u.service, ref, ref)
+			gone[i] = fmt.Sprintf("service %s: image %q is not here, and %s not supported yet", uses[ref].service, ref, why)
 		})
 	}
 	work.Wait()
+	n, last := 0, 0
+	for i, text := range gone {
+		if text != "" {
+			errs[i] = errors.New(text)
+			n, last = n+1, i
+		}
+	}
+	switch { // how to bring them is said once
+	case n == 1:
+		errs[last] = fmt.Errorf("%s; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR %s`", gone[last], refs[last])
+	case n > 1:
+		errs = append(errs, errors.New("bring them with `gantry image load -i ARCHIVE` or `gantry image import TAR NAME`"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -313,7 +325,7 @@ func (a *app) confirm(ctx context.Context, c planner, g *scheduler.Goal) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	ok, err := a.ask(ctx, "this destroys "+strings.Join(lost, ", ")+"; go on and lose it?")
+	ok, err := a.ask(ctx, "This destroys "+strings.Join(lost, ", ")+". Go on and lose it?")
 	if err == nil && ok {
 		g.Options.RenewVolumes = true
 	}
@@ -330,6 +342,9 @@ func (a *app) ask(ctx context.Context, question string) (bool, error) {
 	}()
 	select {
 	case line := <-answer:
+		if !strings.HasSuffix(line, "\n") {
+			fmt.Fprintln(a.err) // nobody pressed the key
+		}
 		return truth(strings.TrimSpace(line)), nil
 	case <-ctx.Done():
 		fmt.Fprintln(a.err)

@@ -13,7 +13,7 @@ import (
 func (a *app) volumeCommand() *cobra.Command {
 	volume := noun("volume", "Volumes")
 	volume.AddCommand(a.volumeListCommand(), a.volumeCreateCommand(), notYet("prune", ""), notYet("update", ""),
-		a.inspectCommand("volume", a.completeVolumes, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Volume(ctx, ref) }))
+		a.inspectCommand("volumes", a.completeVolumes, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Volume(ctx, ref) }))
 	var force bool
 	rm := &cobra.Command{
 		Use:               "rm VOLUME...",

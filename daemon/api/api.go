@@ -329,22 +329,25 @@ func classOf(err error) (status int, class string) {
 }
 
 // message is an error's text for the user. A class wrapped with %w at the end
-// has added its own words ("no such image: x: not found"); they say nothing
-// that the sentence before them does not, and are taken off.
+// of a line has added its own words ("no such image: x: not found"); they say
+// nothing that the sentence before them does not, and are taken off.
 func message(err error) string {
-	text := err.Error()
+	lines := strings.Split(err.Error(), "\n")
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
 		errdefs.ErrConflict, errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrPermissionDenied,
 		errdefs.ErrResourceExhausted, errdefs.ErrOutOfRange,
 	} {
-		if errors.Is(err, class) {
-			if short := strings.TrimSuffix(text, ": "+class.Error()); short != "" {
-				text = short
+		if !errors.Is(err, class) {
+			continue
+		}
+		for i, line := range lines {
+			if short := strings.TrimSuffix(line, ": "+class.Error()); short != "" {
+				lines[i] = short
 			}
 		}
 	}
-	return text
+	return strings.Join(lines, "\n")
 }
 
 func invalid(format string, args ...any) error {

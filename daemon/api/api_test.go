@@ -124,6 +124,7 @@ func TestErrors(t *testing.T) {
 		{fmt.Errorf("no: %w", errdefs.ErrPermissionDenied), 403, "no"},
 		{errors.New("disk full"), 500, "disk full"},
 		{fmt.Errorf("gone: %w: twice", errdefs.ErrNotFound), 404, "gone: not found: twice"},
+		{fmt.Errorf("2 failed:\n  a: %w\n  b: %w", errdefs.ErrInvalidArgument, errdefs.ErrInvalidArgument), 400, `2 failed:\n  a\n  b`},
 	} {
 		f.fail = tt.err
 		status, got := post(t, host, "/containers/web/pause", "")
