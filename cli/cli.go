@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"gantry/client"
 	"gantry/compose"
@@ -71,13 +72,40 @@ func Main(v Version, args []string) int {
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
+	out := &results{Writer: a.out}
+	a.out = out
 	cmd := a.root(args)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	if a.client != nil {
 		a.client.Close()
 	}
+	if err == nil {
+		err = out.lost()
+	}
 	return a.report(ctx, err)
+}
+
+// results is standard output. Commands print without looking back; what could
+// not be written, on a full disk say, fails the command in the end.
+type results struct {
+	io.Writer
+	failed atomic.Pointer[error] // the first
+}
+
+func (r *results) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		r.failed.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+func (r *results) lost() error {
+	if err := r.failed.Load(); err != nil {
+		return fmt.Errorf("the output is not complete: %w", *err)
+	}
+	return nil
 }
 
 // report says what went wrong, a line for each thing, and which exit code that

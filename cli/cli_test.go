@@ -65,6 +65,23 @@ func TestVersionWithoutDaemon(t *testing.T) {
 	}
 }
 
+// What a full disk did not take is an error, also of a command that prints
+// without looking back.
+func TestLostOutput(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range []string{"version --short", "version -f {{.Client.Version}}", "--help"} {
+		var errs strings.Builder
+		a := &app{in: strings.NewReader(""), out: full, err: &errs, env: func(string) string { return "" }, environ: []string{}}
+		if code := a.run(t.Context(), strings.Fields(args)); code != 1 || !strings.Contains(errs.String(), "no space left on device") || strings.Count(errs.String(), "\n") != 1 {
+			t.Errorf("%s: got %d and %q", args, code, errs.String())
+		}
+	}
+}
+
 func TestPs(t *testing.T) {
 	d := newDaemon(t)
 	shop(d)

@@ -64,7 +64,7 @@ func (p *logPrinter) print(name string, l logLine) {
 	}
 	b.Write(l.text)
 	b.WriteByte('\n')
-	p.out.Write(b.Bytes())
+	_, _ = p.out.Write(b.Bytes()) // results tells what was lost
 }
 
 // say writes a line about a container that is not its own.

@@ -10,6 +10,9 @@ import (
 
 // descriptor is the file behind a reader or writer, nil if there is none.
 func descriptor(v any) *os.File {
+	if r, ok := v.(*results); ok {
+		v = r.Writer
+	}
 	f, _ := v.(*os.File)
 	return f
 }
