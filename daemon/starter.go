@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -17,6 +18,7 @@ const readyFD = "GANTRY_READY_FD"
 // starter is whoever started this daemon and wants to know when it serves: a
 // client, by a pipe, or systemd, by its socket (sd_notify(3)).
 type starter struct {
+	log  *slog.Logger
 	once sync.Once
 	pipe *os.File
 	unit string
@@ -24,8 +26,8 @@ type starter struct {
 
 // Starter takes the starter's addresses out of the environment, so that
 // nothing this process starts inherits them.
-func Starter() *starter {
-	s := &starter{unit: os.Getenv("NOTIFY_SOCKET")}
+func Starter(log *slog.Logger) *starter {
+	s := &starter{log: log, unit: os.Getenv("NOTIFY_SOCKET")}
 	if fd, err := strconv.Atoi(os.Getenv(readyFD)); err == nil && fd > 2 {
 		syscall.CloseOnExec(fd)
 		s.pipe = os.NewFile(uintptr(fd), "ready")
@@ -59,9 +61,13 @@ func (s *starter) say(line, notice string) {
 		if strings.HasPrefix(name, "@") {
 			name = "\x00" + name[1:]
 		}
-		if c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"}); err == nil {
-			c.Write([]byte(notice))
+		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+		if err == nil {
+			_, err = c.Write([]byte(notice))
 			c.Close()
+		}
+		if err != nil { // systemd will end what it takes for not started
+			s.log.Error("systemd is not told of the start", "notice", notice, "error", err)
 		}
 	})
 }

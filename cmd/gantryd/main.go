@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ func run(args []string) error {
 		return nil
 	})
 	if err := f.Parse(args); err != nil {
-		if err == flag.ErrHelp {
+		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(os.Stdout)
 			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--host ADDRESS]... [--debug] [--version]")
 			f.PrintDefaults()
@@ -63,7 +64,7 @@ func run(args []string) error {
 	}
 	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 
-	starter := daemon.Starter()
+	starter := daemon.Starter(c.Log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	err := daemon.Run(ctx, c, starter.Ready)
