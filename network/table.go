@@ -170,7 +170,9 @@ func (t *table) run() {
 		close(r.done)
 		if time.Since(verified) > verifyEvery {
 			verified = time.Now()
-			t.repair()
+			if err := t.repair(); err != nil {
+				t.log.Error("nftables table is not what it should be", "table", t.name, "error", err)
+			}
 		}
 	}
 }
