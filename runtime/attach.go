@@ -172,7 +172,9 @@ func (e *Engine) carry(ctx context.Context, ct *container, a *attachment, stdin 
 			stdin.Close()
 			// Not the next run's: input may end after the container has.
 			if c.Config.StdinOnce && !c.Config.TTY && ct.view().exits == run {
-				e.Keeper.CloseStdin(context.WithoutCancel(ctx), c.ID)
+				if err := e.Keeper.CloseStdin(context.WithoutCancel(ctx), c.ID); err != nil && ct.view().exits == run {
+					e.Log.Warn("a container was not told that its input has ended", "container", c.Name, "error", err)
+				}
 			}
 		}()
 	}

@@ -95,8 +95,11 @@ func (s *Server) ownCgroup(path string) {
 		if own && !s.parents[parent] {
 			f, err := os.OpenFile(s.path("keeper.cgroups"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 			if err == nil {
-				fmt.Fprintln(f, parent)
-				f.Close()
+				_, err = fmt.Fprintln(f, parent)
+				err = errors.Join(err, f.Close())
+			}
+			if err != nil {
+				s.log.Warn("a cgroup made for containers may stay after them", "cgroup", parent, "error", err)
 			}
 		}
 		s.parents[parent] = true

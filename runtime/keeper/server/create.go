@@ -127,7 +127,11 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		}
 		// Once the process has its root, this mount has served: what stays is
 		// the container's own, and the keeper's table does not grow.
-		defer rootfs.Unmount(c.rootfs())
+		defer func() {
+			if err := rootfs.Unmount(c.rootfs()); err != nil {
+				c.s.log.Warn("a root filesystem stays mounted", "container", c.id, "error", err)
+			}
+		}()
 		root := *b.Spec
 		b.Spec = &root
 		b.Spec.Root = rootOf(root.Root, c.rootfs())

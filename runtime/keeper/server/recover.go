@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/system"
+	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
 	"gantry/runtime/rootfs"
@@ -110,7 +111,10 @@ func (c *container) recover() (bool, error) {
 	}
 	pidfd, err := pidfdOf(st.InitProcessPid, st.InitProcessStartTime)
 	if err != nil {
-		return true, nil // it has ended; settle says how
+		if !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
+			c.s.log.Error("cannot look after a container's process; taking it for ended", "container", c.id, "pid", st.InitProcessPid, "error", err)
+		}
+		return true, nil //nolint:nilerr // it has ended; settle says how
 	}
 	status, err := c.lc.Status()
 	if err != nil {
