@@ -292,9 +292,12 @@ func (o Overlay) inOneString() (*os.File, error) {
 	if err := unix.Mount("overlay", place, "overlay", flags, options); err != nil {
 		return nil, fmt.Errorf("mount overlay of %d layers: %w", len(o.Lower), err)
 	}
-	defer Unmount(place)
 	fd, err := unix.OpenTree(unix.AT_FDCWD, place, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mount overlay of %d layers: detach: %w", len(o.Lower), err), Unmount(place))
+	}
+	if err := Unmount(place); err != nil {
+		unix.Close(fd)
 		return nil, fmt.Errorf("mount overlay of %d layers: detach: %w", len(o.Lower), err)
 	}
 	return os.NewFile(uintptr(fd), "rootfs"), nil
