@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -37,16 +38,19 @@ func newEngine(rt *runtime.Engine) *engine {
 // Observe shows what there is of a project.
 func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.State, error) {
 	s := scheduler.State{Now: time.Now(), Images: map[string]string{}}
-	for _, c := range e.rt.List() {
+	all := e.rt.List()
+	for _, c := range all {
 		if c.Config.Labels[scheduler.LabelProject] == look.Project {
 			s.Containers = append(s.Containers, observed(c))
 		}
 	}
+	onNetwork, mounts := others(all, look.Project)
 	for _, n := range e.rt.ListNetworks() {
 		if n.Labels[scheduler.LabelProject] == look.Project || slices.Contains(look.Networks, n.Name) {
 			s.Networks = append(s.Networks, scheduler.Network{
 				ID: n.ID, Name: n.Name, Project: n.Labels[scheduler.LabelProject],
 				Key: n.Labels[scheduler.LabelNetwork], Hash: n.Labels[scheduler.LabelHash],
+				Others: append(onNetwork[n.Name], onNetwork[n.ID]...),
 			})
 		}
 	}
@@ -55,6 +59,7 @@ func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.St
 			s.Volumes = append(s.Volumes, scheduler.Volume{
 				Name: v.Name, Project: v.Labels[scheduler.LabelProject],
 				Key: v.Labels[scheduler.LabelVolume], Hash: v.Labels[scheduler.LabelHash],
+				Others: mounts[v.Name],
 			})
 		}
 	}
@@ -68,6 +73,33 @@ func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.St
 		}
 	}
 	return s, nil
+}
+
+// others are the containers that are not the project's: by the networks, names
+// or ids, those that run are on, and by the volumes they mount.
+func others(all []runtime.Container, project string) (onNetwork, mounts map[string][]string) {
+	onNetwork, mounts = map[string][]string{}, map[string][]string{}
+	for _, c := range all {
+		if c.Config.Labels[scheduler.LabelProject] == project {
+			continue
+		}
+		if c.State.Live() {
+			for _, ep := range c.Config.Network.Endpoints {
+				onNetwork[ep.Network] = append(onNetwork[ep.Network], c.Name)
+			}
+		}
+		for _, m := range c.Mounts {
+			if m.Type == spec.MountVolume {
+				mounts[m.Name] = append(mounts[m.Name], c.Name)
+			}
+		}
+	}
+	for _, by := range []map[string][]string{onNetwork, mounts} {
+		for _, names := range by {
+			slices.Sort(names)
+		}
+	}
+	return onNetwork, mounts
 }
 
 // observed is a container as the scheduler sees it.
@@ -109,6 +141,25 @@ func (e *engine) Projects(context.Context) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
+// Check makes the configuration of a replica and throws it away.
+func (e *engine) Check(ctx context.Context, s scheduler.RunSpec) error {
+	c, err := containerConfig(s)
+	if err != nil {
+		return err
+	}
+	img, err := e.rt.Image(ctx, cmp.Or(s.ImageID, s.Image))
+	if errdefs.IsNotFound(err) {
+		return nil // what it says is part of the configuration
+	}
+	if err == nil {
+		err = c.WithImage(img.Config).Validate(e.rt.Host())
+	}
+	if err != nil {
+		return fmt.Errorf("service %s: %w", s.Service.Name, err)
+	}
+	return nil
+}
+
 // Pull says what there is instead, until registries can be reached.
 func (e *engine) Pull(ctx context.Context, ref, id string) error {
 	if _, err := e.rt.Image(ctx, ref); err != nil {
@@ -142,10 +193,12 @@ func (e *engine) RemoveNetwork(ctx context.Context, id string) error {
 }
 
 func (e *engine) CreateVolume(ctx context.Context, s scheduler.VolumeSpec) error {
-	_, err := e.rt.CreateVolume(ctx, volume.Volume{
-		Name: s.Name, Driver: s.Config.Driver, Labels: s.Labels, Options: s.Config.DriverOpts,
-	})
+	_, err := e.rt.CreateVolume(ctx, volumeSpec(s))
 	return err
+}
+
+func volumeSpec(s scheduler.VolumeSpec) volume.Volume {
+	return volume.Volume{Name: s.Name, Driver: s.Config.Driver, Labels: s.Labels, Options: s.Config.DriverOpts}
 }
 
 func (e *engine) RemoveVolume(ctx context.Context, name string) error {
@@ -173,9 +226,7 @@ func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []
 	if err := e.inherit(ctx, &c, inherit); err != nil {
 		return err
 	}
-	if old, err := e.rt.Inspect(s.Name); err == nil && old.Name == s.Name &&
-		old.Config.Labels[scheduler.LabelProject] == s.Project.Name &&
-		old.Config.Labels[scheduler.LabelHash] == s.Labels[scheduler.LabelHash] {
+	if old, err := e.rt.Inspect(s.Name); err == nil && old.Name == s.Name && isReplica(old, s) {
 		if s.NoStart {
 			return nil
 		}
@@ -194,6 +245,13 @@ func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []
 		return errors.Join(err, undo)
 	}
 	return nil
+}
+
+// isReplica tells whether a container is the very one that is to be made: its
+// name alone may have been given to it by hand.
+func isReplica(c runtime.Container, s scheduler.RunSpec) bool {
+	return reflect.DeepEqual(scheduler.FromLabels(c.Config.Labels), scheduler.FromLabels(s.Labels)) &&
+		(s.ImageID == "" || c.Config.ImageID == s.ImageID)
 }
 
 // inherit mounts a predecessor's anonymous volumes where the new container
@@ -248,10 +306,14 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	if old.Name == s.Name {
-		if err := e.rt.Rename(ctx, id, old.ID[:12]+"_"+s.Name); err != nil {
-			return err
+	aside := old.ID[:12] + "_" + s.Name
+	switch old.Name {
+	case s.Name:
+		if err := e.rt.Rename(ctx, id, aside); err != nil {
+			return errors.Join(err, e.putBack(context.WithoutCancel(ctx), old))
 		}
+	case aside: // a call that died in between has put it there
+		old.Name = s.Name
 	}
 	var inherit []runtime.MountPoint
 	if !o.RenewAnonVolumes {
@@ -337,6 +399,9 @@ func (e *engine) replica(project, service string, number int) (found runtime.Con
 
 func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.Condition) error {
 	for {
+		if c.State == runtime.Paused && cond != scheduler.IsStarted {
+			return fmt.Errorf("container %s is paused; unpause it: %w", c.Name, errdefs.ErrFailedPrecondition)
+		}
 		switch cond {
 		case scheduler.IsStarted:
 			if !c.StartedAt.IsZero() {

@@ -149,7 +149,7 @@ func reconcileDown(want Goal, have State) Plan {
 		if n.Project != p.p.Name {
 			continue
 		}
-		if c := user(func(c Container) []string { return c.Networks }, n.Name); c != "" {
+		if c := cmp.Or(user(func(c Container) []string { return c.Networks }, n.Name), first(n.Others)); c != "" {
 			p.note("network %s stays: %s is on it", n.Name, c)
 			continue
 		}
@@ -160,7 +160,7 @@ func reconcileDown(want Goal, have State) Plan {
 			if v.Project != p.p.Name || v.Key == "" {
 				continue
 			}
-			if c := user(func(c Container) []string { return c.Volumes }, v.Name); c != "" {
+			if c := cmp.Or(user(func(c Container) []string { return c.Volumes }, v.Name), first(v.Others)); c != "" {
 				p.note("volume %s stays: %s mounts it", v.Name, c)
 				continue
 			}
@@ -169,6 +169,13 @@ func reconcileDown(want Goal, have State) Plan {
 	}
 	p.removeImages(removed)
 	return p.plan
+}
+
+func first(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return names[0]
 }
 
 // removeImages removes the images of the project's services. Another project

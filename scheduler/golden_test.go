@@ -37,6 +37,8 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //	fail PART OBJECT       that part of an action fails, until "mend"
 //	losegoal               nothing is stored any more
 //	oneoff CONTAINER       makes a container one of a run
+//	use NETWORK|VOLUME WHO a container of somebody else's uses it
+//	leave NETWORK          nobody else does any more
 func TestPlans(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) < 25 {
@@ -127,6 +129,14 @@ func (s *story) do(line, verb string, args []string) {
 		s.w.networks["n-"+args[0]] = &Network{ID: "n-" + args[0], Name: args[0], Project: arg(1)}
 	case "volume":
 		s.w.volumes[args[0]] = &Volume{Name: args[0], Project: arg(1), Key: "data"}
+	case "use": // by a container that is not the project's
+		if n := s.w.networkNamed(args[0]); n != nil {
+			n.Others = append(n.Others, args[1])
+		} else {
+			s.w.volumes[args[0]].Others = append(s.w.volumes[args[0]].Others, args[1])
+		}
+	case "leave":
+		s.w.networkNamed(args[0]).Others = nil
 	case "behave":
 		s.w.behave[args[0]] = strings.Join(args[1:], " ")
 	case "fail":

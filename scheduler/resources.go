@@ -154,6 +154,17 @@ func (p *planner) keepNetworks(keys []string) {
 // clearNetwork stops all that is on a network and removes it. The containers
 // are replaced later, because what they use has changed.
 func (p *planner) clearNetwork(key string, n Network, why string) (int, error) {
+	inUse := func(by string) error {
+		return conflict("network %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first", n.Name, why, by)
+	}
+	if len(n.Others) > 0 {
+		return 0, inUse(n.Others[0])
+	}
+	for _, c := range p.have.Containers {
+		if c.OneOff && c.present() && p.doomed[c.ID] == 0 && slices.Contains(c.Networks, n.Name) {
+			return 0, inUse(c.Name)
+		}
+	}
 	var after []int
 	on := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
@@ -174,8 +185,7 @@ func (p *planner) clearNetwork(key string, n Network, why string) (int, error) {
 				continue
 			}
 			if p.services[name] == nil {
-				return 0, conflict("network %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
-					n.Name, why, c.Name)
+				return 0, inUse(c.Name)
 			}
 			if _, ok := p.stopping[c.ID]; !ok {
 				p.stopping[c.ID] = p.add(Step{Do: Stop{ID: c.ID, Name: c.Name, Service: name, Timeout: p.want.Options.Timeout},
@@ -227,6 +237,10 @@ func (p *planner) planVolumes() error {
 				p.note("volume %s stays as it is, making it again would lose its data: %s", name, why)
 				p.volumes[key] = 0
 				continue
+			}
+			if len(is.Others) > 0 {
+				return conflict("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
+					name, why, is.Others[0])
 			}
 			gone, err := p.clearVolume(name, why)
 			if err != nil {

@@ -31,6 +31,8 @@ type sim struct {
 	// "exit N" ends at once, "unhealthy" runs and never gets better,
 	// "starting" and "check" have a health check.
 	behave map[string]string
+	// impossible are services of which no container can be made, and why.
+	impossible map[string]error
 	// fault is asked before every part of every action; what it returns is
 	// the outcome instead.
 	fault func(part, object string) error
@@ -132,6 +134,8 @@ func (w *sim) Projects(context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(set)), nil
 }
 
+func (w *sim) Check(_ context.Context, s RunSpec) error { return w.impossible[s.Service.Name] }
+
 func (w *sim) Watch(ctx context.Context) <-chan string {
 	out := make(chan string)
 	go func() {
@@ -225,6 +229,9 @@ func (w *sim) RemoveNetwork(ctx context.Context, id string) error {
 			return fmt.Errorf("network %s is in use by %s: %w", n.Name, c.Name, errdefs.ErrFailedPrecondition)
 		}
 	}
+	if len(n.Others) > 0 {
+		return fmt.Errorf("network %s is in use by %s: %w", n.Name, n.Others[0], errdefs.ErrFailedPrecondition)
+	}
 	if err == nil {
 		err = w.part("remove network", n.Name)
 	}
@@ -258,6 +265,9 @@ func (w *sim) RemoveVolume(ctx context.Context, name string) error {
 		if slices.Contains(c.Volumes, name) {
 			return fmt.Errorf("volume %s is in use by %s: %w", name, c.Name, errdefs.ErrFailedPrecondition)
 		}
+	}
+	if v := w.volumes[name]; v != nil && len(v.Others) > 0 {
+		return fmt.Errorf("volume %s is in use by %s: %w", name, v.Others[0], errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {
 		err = w.part("remove volume", name)

@@ -116,6 +116,9 @@ type Network struct {
 	Project  string // LabelProject; "": nobody's
 	Key      string // LabelNetwork
 	Hash     string // LabelHash; "": not said
+	// Others are the names of running containers on it that are not the
+	// project's, sorted.
+	Others []string
 }
 
 // Volume is one volume.
@@ -124,4 +127,7 @@ type Volume struct {
 	Project string // LabelProject; "": nobody's
 	Key     string // LabelVolume; "" for an anonymous one
 	Hash    string // LabelHash; "": not said
+	// Others are the names of containers that mount it and are not the
+	// project's, sorted.
+	Others []string
 }
