@@ -24,6 +24,9 @@ type Observer interface {
 	Observe(context.Context, Look) (State, error)
 	// Projects are the names of all projects that have a container.
 	Projects(context.Context) ([]string, error)
+	// Check says why no container can be made from spec, as far as that can be
+	// said beforehand. Its image may be missing yet.
+	Check(ctx context.Context, spec RunSpec) error
 }
 
 // Engine is all the scheduler asks of the machine. Calls come from many
@@ -48,8 +51,8 @@ type Engine interface {
 	// RemoveVolume takes a name.
 	RemoveVolume(ctx context.Context, name string) error
 
-	// Run creates a container and, unless spec.NoStart is set, starts it. If
-	// the start fails the container stays, created, for people to look at.
+	// Run creates a container and, unless spec.NoStart is set, starts it. What
+	// cannot be started is not left behind.
 	Run(ctx context.Context, spec RunSpec) error
 	// Replace puts a container made from spec in the place of the one with the
 	// id old. It stops and renames the old one, creates the new one under its

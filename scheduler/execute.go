@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"gantry/compose"
+
 	"github.com/hashicorp/go-multierror"
 )
 
@@ -99,6 +101,29 @@ func Execute(ctx context.Context, e Engine, p Plan, report func(Event)) error {
 		w.finish(<-w.results)
 	}
 	return w.end(ctx)
+}
+
+// check asks of every service whether its containers can be made at all, so
+// that a plan that cannot succeed is refused before anything is touched.
+func check(ctx context.Context, o Observer, p Plan) error {
+	var errs []error
+	asked := map[*compose.Service]bool{}
+	for _, s := range p.Steps {
+		var spec RunSpec
+		switch a := s.Do.(type) {
+		case Run:
+			spec = a.Spec
+		case Replace:
+			spec = a.Spec
+		default:
+			continue
+		}
+		if !asked[spec.Service] {
+			asked[spec.Service] = true
+			errs = append(errs, o.Check(ctx, spec))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // walk is one execution of a plan.

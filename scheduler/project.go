@@ -228,6 +228,9 @@ func (p *project) serve(c *call) error {
 		return err
 	}
 	goal, plan, err := decide(r, have, c.change)
+	if err == nil {
+		err = check(ctx, p.s.engine, plan)
+	}
 	if err != nil {
 		return err
 	}

@@ -276,6 +276,9 @@ func dryRun(ctx context.Context, o Observer, r *record, asked Goal) (Plan, error
 		return Plan{}, fmt.Errorf("look at project %s: %w", asked.Project.Name, err)
 	}
 	_, plan, err := decide(r, have, func(stored *Goal, have State) (Goal, error) { return Merge(stored, asked, have), nil })
+	if err == nil {
+		err = check(ctx, o, plan)
+	}
 	return plan, err
 }
 

@@ -210,6 +210,18 @@ func TestRefusedGoal(t *testing.T) {
 		if g, err := h.Goal("shop"); err != nil || g.Project.Networks["default"].External || h.status().Phase != Settled {
 			h.Errorf("goal %+v, %v", g.Project.Networks, err)
 		}
+		// What no container can be made of is refused before others are touched.
+		h.w.impossible = map[string]error{"web": fmt.Errorf("no such capability: %w", errdefs.ErrInvalidArgument)}
+		done, force := len(h.w.log), h.goal(two, Options{Recreate: Always})
+		if err := h.Apply(h.Context(), force, nil); !errdefs.IsInvalidArgument(err) {
+			h.Errorf("got %v", err)
+		}
+		if _, err := h.Plan(h.Context(), force); !errdefs.IsInvalidArgument(err) {
+			h.Errorf("a plan of it: %v", err)
+		}
+		if len(h.w.log) != done || h.status().Phase != Settled {
+			h.Errorf("done: %v", h.w.log[done:])
+		}
 		for _, name := range []string{"", "../etc", "Shop", "a/b"} {
 			if err := h.Down(h.Context(), name, Options{}, nil); !errdefs.IsInvalidArgument(err) {
 				h.Errorf("project %q: %v", name, err)
