@@ -223,7 +223,25 @@ func namespaceMode(mode string, joins map[string]string) (string, error) {
 	return "container:" + joins[name], nil
 }
 
+// restartPolicy is that of deploy where there is one, as in Docker Compose;
+// restart is the older key.
 func restartPolicy(s *compose.Service) (spec.RestartPolicy, error) {
+	if s.Deploy != nil && s.Deploy.RestartPolicy != nil {
+		d := s.Deploy.RestartPolicy
+		var p spec.RestartPolicy
+		switch d.Condition {
+		case "none":
+			p.Name = spec.RestartNo
+		case "on-failure":
+			p.Name = spec.RestartOnFailure
+		case "", "any":
+			p.Name = spec.RestartAlways
+		}
+		if d.MaxAttempts != nil && p.Name == spec.RestartOnFailure {
+			p.MaxRetries = int(*d.MaxAttempts)
+		}
+		return p, nil
+	}
 	if s.Restart != "" {
 		name, count, counted := strings.Cut(s.Restart, ":")
 		p := spec.RestartPolicy{Name: name}
@@ -236,23 +254,7 @@ func restartPolicy(s *compose.Service) (spec.RestartPolicy, error) {
 		}
 		return p, nil
 	}
-	if s.Deploy == nil || s.Deploy.RestartPolicy == nil {
-		return spec.RestartPolicy{}, nil
-	}
-	d := s.Deploy.RestartPolicy
-	var p spec.RestartPolicy
-	switch d.Condition {
-	case "none":
-		p.Name = spec.RestartNo
-	case "on-failure":
-		p.Name = spec.RestartOnFailure
-	case "", "any":
-		p.Name = spec.RestartAlways
-	}
-	if d.MaxAttempts != nil && p.Name == spec.RestartOnFailure {
-		p.MaxRetries = int(*d.MaxAttempts)
-	}
-	return p, nil
+	return spec.RestartPolicy{}, nil
 }
 
 func logConfig(l *compose.Logging) (spec.LogConfig, error) {

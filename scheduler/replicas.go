@@ -162,7 +162,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 	if why == "" {
 		return 0, nil
 	}
-	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(removed, p.networkSteps(s), p.doorsOf(s))}), nil
+	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(p.orphans, removed, p.networkSteps(s), p.doorsOf(s))}), nil
 }
 
 // startReason says why a container that does not run should, "" if it has had
@@ -187,14 +187,11 @@ func (p *planner) done(s *service, c Container) bool {
 
 // runsOnce reports whether the runtime lets the service end.
 func runsOnce(s *compose.Service) bool {
-	switch {
-	case s.Restart == "always" || s.Restart == "unless-stopped":
-		return false
-	case s.Restart == "" && s.Deploy != nil && s.Deploy.RestartPolicy != nil:
+	if s.Deploy != nil && s.Deploy.RestartPolicy != nil { // outranks restart
 		c := s.Deploy.RestartPolicy.Condition
 		return c != "" && c != "any"
 	}
-	return true
+	return s.Restart != "always" && s.Restart != "unless-stopped"
 }
 
 // spec is the container to be made for a replica, and what it must wait for.
