@@ -117,6 +117,10 @@ func refuseNamespaces(r *refusals, s Service) {
 func refuseNetworking(r *refusals, s Service) {
 	r.service(s, s.Net != "", "net", "has long been replaced by network_mode")
 	r.service(s, len(s.ExternalLinks) > 0, "external_links", "links to containers of other projects are not supported yet; share a network instead")
+	for _, l := range s.Links {
+		target, alias, ok := strings.Cut(l, ":")
+		r.service(s, ok && alias != target, "links", fmt.Sprintf("%q: another name for a service is not supported yet; give %s the network alias %s", l, target, alias))
+	}
 	for _, name := range sortedKeys(s.Networks) {
 		n := s.Networks[name]
 		if n == nil {
@@ -280,6 +284,15 @@ func Notes(p *Project) []string {
 		}
 		note(s.CPUCount != 0, "cpu_count", "it is for Windows; cpus does the same")
 		note(s.CPUPercent != 0, "cpu_percent", "it is for Windows; cpus does the same")
+		for _, v := range s.Volumes {
+			at := "volumes." + v.Target + "."
+			note(v.Bind != nil && v.Type != VolumeTypeBind, at+"bind", "the mount is of type "+v.Type)
+			note(v.Volume != nil && v.Type != VolumeTypeVolume, at+"volume", "the mount is of type "+v.Type)
+			note(v.Tmpfs != nil && v.Type != VolumeTypeTmpfs, at+"tmpfs", "the mount is of type "+v.Type)
+		}
+		for _, p := range s.Ports {
+			note(p.Mode != "" && p.Mode != "ingress", "ports."+strconv.Itoa(int(p.Target))+".mode", "it is for a cluster")
+		}
 		if d := s.Deploy; d != nil {
 			const swarm = "it is for a cluster"
 			note(d.Mode != "" && d.Mode != "replicated", "deploy.mode", swarm)

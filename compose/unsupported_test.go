@@ -30,6 +30,7 @@ func TestUnsupported(t *testing.T) {
 		{service: "networks: {default: {link_local_ips: [1.2.3.4]}}", want: "services.a.networks.default.link_local_ips:"},
 		{service: "networks: {default: {driver_opts: {a: b}}}", want: "services.a.networks.default.driver_opts:"},
 		{service: "ports: ['80:80/sctp']", want: `services.a.ports: protocol "sctp"`},
+		{service: "links: ['b:c']", want: `services.a.links: "b:c": another name for a service is not supported yet; give b the network alias c`},
 		{service: "volumes_from: [b]", want: "services.a.volumes_from:"},
 		{service: "volumes: [{type: image, source: x, target: /x}]", want: `compose.yaml:5: services.a.volumes.x: volumes of type "image"`},
 		{service: "volumes: [{type: bind, source: /x, target: /x, bind: {recursive: readonly}}]", want: `services.a.volumes./x: bind.recursive "readonly"`},
@@ -117,13 +118,15 @@ func TestNotes(t *testing.T) {
   a:
     image: a
     deploy: {mode: global, endpoint_mode: vip, labels: {a: b}, placement: {constraints: [a]}, restart_policy: {delay: 1s}, update_config: {order: start-first}}
+    ports: [{target: 80, mode: host}]
+    volumes: [{type: bind, source: /x, target: /x, volume: {nocopy: true}}]
 `)
 	var keys []string
 	for _, n := range Notes(p) {
 		key, _, _ := strings.Cut(n, ": ")
-		keys = append(keys, strings.TrimPrefix(key, "services.a.deploy."))
+		keys = append(keys, strings.TrimPrefix(strings.TrimPrefix(key, "services.a."), "deploy."))
 	}
-	if diff := cmp.Diff([]string{"mode", "endpoint_mode", "labels", "update_config", "placement", "restart_policy.delay"}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"volumes./x.volume", "ports.80.mode", "mode", "endpoint_mode", "labels", "update_config", "placement", "restart_policy.delay"}, keys); diff != "" {
 		t.Error(diff)
 	}
 }
