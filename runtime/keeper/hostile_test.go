@@ -1,6 +1,8 @@
 package keeper_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"gantry/runtime/keeper"
 )
@@ -57,5 +61,54 @@ func TestStreamsOfUser(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	if err := cmd.Run(); err == nil {
 		t.Error("another user of the machine wrote into a container's output")
+	}
+}
+
+// TestLookAround: who asks for counters and signals of containers that come and
+// go disturbs neither them nor the keeper. (Their cgroups were once in a map
+// that two goroutines used, which Go ends a program for.)
+func TestLookAround(t *testing.T) {
+	h := newHouse(t)
+	pid := h.client.Pid()
+	stop := make(chan struct{})
+	var making, looking sync.WaitGroup
+	for range 3 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := h.client.Stats(ctx(t)); err != nil {
+					t.Errorf("stats: %v", err)
+				}
+				for i := range 3 {
+					id := fmt.Sprint("n", i)
+					for _, err := range []error{h.client.Signal(ctx(t), id, "", 0), h.client.Resize(ctx(t), id, "", 3, 4)} {
+						if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotFound(err) {
+							t.Errorf("%s: %v", id, err)
+						}
+					}
+				}
+			}
+		})
+	}
+	for i := range 3 {
+		making.Go(func() {
+			id := fmt.Sprint("n", i)
+			for range 4 {
+				_, err := h.client.Run(ctx(t), h.bundle(id, "sleep", "1000"))
+				if err = errors.Join(err, h.client.Delete(ctx(t), id)); err != nil {
+					t.Errorf("%s: %v", id, err)
+				}
+			}
+		})
+	}
+	making.Wait()
+	close(stop)
+	looking.Wait()
+	if now := h.client.Pid(); now != pid {
+		t.Errorf("keeper %d became %d", pid, now)
 	}
 }

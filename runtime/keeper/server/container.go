@@ -48,6 +48,7 @@ type container struct {
 	mu      sync.Mutex
 	record  record
 	state   string
+	made    bool // all is in its place; before that, only the call that makes it may look
 	deleted bool
 	lc      *libcontainer.Container
 	proc    *libcontainer.Process // nil: a child of an earlier keeper
@@ -71,6 +72,12 @@ func newContainer(s *Server, id string) *container {
 
 func (c *container) dir() string    { return c.s.path("keeper", c.id) }
 func (c *container) rootfs() string { return c.s.path("rootfs", c.id) }
+
+func (c *container) isMade() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made
+}
 
 func (c *container) status() keeper.Status {
 	c.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,7 +204,8 @@ func (c *container) manage() error {
 	if err != nil {
 		return err
 	}
-	c.cgroup, err = cgroupManager(st.Config.Cgroups, st.CgroupPaths)
+	// The map is libcontainer's own, and changes when it removes the cgroups.
+	c.cgroup, err = cgroupManager(st.Config.Cgroups, maps.Clone(st.CgroupPaths))
 	return err
 }
 
@@ -212,6 +214,7 @@ func (c *container) adopt(state string, pidfd *os.File) {
 	c.mu.Lock()
 	c.state = state
 	c.pidfd = pidfd
+	c.made = true
 	c.mu.Unlock()
 	ds, files := c.deposits()
 	c.s.entrust(ds, files...)

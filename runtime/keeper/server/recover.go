@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,6 +39,7 @@ func (s *Server) recover() error {
 				s.log.Error("recover a container; removing it", "container", id, "error", err)
 			}
 			if keep {
+				c.made = true
 				s.mu.Lock()
 				s.containers[id] = c
 				s.mu.Unlock()
@@ -96,7 +98,7 @@ func (c *container) recover() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if c.cgroup, err = cgroupManager(st.Config.Cgroups, st.CgroupPaths); err != nil {
+	if c.cgroup, err = cgroupManager(st.Config.Cgroups, maps.Clone(st.CgroupPaths)); err != nil {
 		return false, err
 	}
 	c.pid = st.InitProcessPid

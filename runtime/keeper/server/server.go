@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -308,10 +310,13 @@ func (s *Server) find(id string) (*container, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c, ok := s.containers[id]
+	s.mu.Unlock()
 	if !ok {
 		return nil, keeper.Classed(errdefs.ErrNotFound, fmt.Errorf("no container %s in the keeper", id))
+	}
+	if !c.isMade() {
+		return nil, c.notRunning()
 	}
 	return c, nil
 }
@@ -327,15 +332,12 @@ func (s *Server) buffer() *[]byte {
 
 func (s *Server) putBuffer(b *[]byte) { s.buffers.Put(b) }
 
-// all gives the containers of a moment.
+// all gives the containers of a moment, without those that are being made.
 func (s *Server) all() []*container {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]*container, 0, len(s.containers))
-	for _, c := range s.containers {
-		list = append(list, c)
-	}
-	return list
+	list := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	return slices.DeleteFunc(list, func(c *container) bool { return !c.isMade() })
 }
 
 // tell sends an event to every client.
