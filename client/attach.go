@@ -61,7 +61,7 @@ func (c *Client) upgrade(ctx context.Context, r call) (*Stream, error) {
 	}
 	release := context.AfterFunc(ctx, func() { conn.Close() })
 	r2 := bufio.NewReader(conn)
-	resp, err := roundTrip(conn, r2, req)
+	resp, err := roundTrip(conn, r2, req) //nolint:bodyclose // what follows the answer is the stream
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		err = c.refusal(resp)
 	} else if err != nil {

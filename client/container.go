@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -134,6 +135,7 @@ const (
 // back blocks until the condition holds and returns the exit code. It must be
 // called, once; cancelling ctx ends it.
 func (c *Client) WaitContainer(ctx context.Context, ref, condition string) (func() (int, error), error) {
+	//nolint:bodyclose // the function given back closes it
 	resp, err := c.open(ctx, call{method: http.MethodPost, path: at("containers", ref, "wait"), query: query("condition", condition)})
 	if err != nil {
 		return nil, err
@@ -229,7 +231,7 @@ func stream[T any](ctx context.Context, c *Client, r call, each func(T) error) e
 		stopped = each(v)
 		return stopped
 	})
-	if err != nil && err != stopped {
+	if err != nil && !errors.Is(err, stopped) {
 		return c.broken(ctx, err)
 	}
 	return err

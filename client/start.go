@@ -124,6 +124,7 @@ func (c *Client) startDaemon(ctx context.Context) error {
 	}
 	defer ours.Close()
 
+	//nolint:noctx // the daemon outlives its starter
 	cmd := exec.Command(program, "--root", c.places.root, "--run", c.places.run)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log

@@ -192,11 +192,11 @@ func knownKeys(path []string) []string {
 func (in *input) inconsistent(ctx context.Context, l *locator) error {
 	model, details, err := in.model(ctx)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // the caller has an error already; this one is no better
 	}
 	p, err := in.bind(model, details, true)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // as above
 	}
 	return check(p, l)
 }
@@ -361,7 +361,7 @@ func cause(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "does not exist"
-	case errors.As(err, &path) && path.Err == syscall.EISDIR:
+	case errors.Is(err, syscall.EISDIR):
 		return "is a directory"
 	case errors.As(err, &path):
 		return path.Err.Error()

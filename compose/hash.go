@@ -82,8 +82,7 @@ func hashJSON(w io.Writer, kind string, v any) {
 		// that is no number. Such a service never equals another.
 		data = fmt.Appendf(nil, "%v", err)
 	}
-	fmt.Fprintf(w, "%s\n%d\n", kind, len(data))
-	w.Write(data)
+	fmt.Fprintf(w, "%s\n%d\n%s", kind, len(data), data)
 }
 
 func hashContent(w io.Writer, kind, name, content string) {

@@ -58,7 +58,7 @@ func knownService(p *Project, name string) error {
 	known := p.ServiceNames()
 	for _, k := range known {
 		if ok, err := filepath.Match(name, k); ok || err != nil {
-			return nil
+			return nil //nolint:nilerr // a bad pattern is refused where services are selected by it
 		}
 	}
 	if s, ok := p.DisabledServices[name]; ok {
@@ -287,7 +287,7 @@ func (in *input) content(section, name string, o types.FileObjectConfig) (string
 		defer f.Close()
 		data, err := io.ReadAll(io.LimitReader(f, maxContent+1))
 		switch {
-		case err != nil && readable(o.File) == errDirectory:
+		case err != nil && errors.Is(readable(o.File), errDirectory):
 			return fail("file", in.show(o.File)+": is a directory", "mount it as a volume", errdefs.ErrInvalidArgument)
 		case err != nil:
 			return fail("file", in.show(o.File)+": "+cause(err), "", class(err))

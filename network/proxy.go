@@ -199,11 +199,11 @@ func (x *proxy) answers(in, c *net.UDPConn, to udpFlow) {
 		err := raw.Read(func(fd uintptr) bool {
 			buf = x.buffer()
 			for {
-				if n, rerr = unix.Read(int(fd), *buf); rerr != unix.EINTR {
+				if n, rerr = unix.Read(int(fd), *buf); rerr != unix.EINTR { //nolint:errorlint // a system call's errno is bare, and this runs for every packet
 					break
 				}
 			}
-			if rerr != unix.EAGAIN {
+			if rerr != unix.EAGAIN { //nolint:errorlint // as above
 				return true
 			}
 			x.bufs.Put(buf)

@@ -98,9 +98,7 @@ type Options struct {
 // project says.
 func NewGoal(p *compose.Project, o Options) (Goal, error) {
 	g := Goal{Project: p, Services: map[string]Want{}, Options: o}
-	for _, name := range p.DisabledServiceNames() {
-		g.Known = append(g.Known, name)
-	}
+	g.Known = append(g.Known, p.DisabledServiceNames()...)
 	names := p.ServiceNames()
 	if len(o.Services) > 0 {
 		for _, name := range o.Services {

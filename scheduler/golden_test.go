@@ -76,7 +76,6 @@ type story struct {
 	files     map[string]string
 	untouched func() error
 	stored    *Goal
-	was       *compose.Project
 	out       bytes.Buffer
 }
 

@@ -192,7 +192,7 @@ func TestEveryEndpointHasAnAnswer(t *testing.T) {
 		t.Errorf("only %d endpoints in the description", n)
 	}
 	for _, m := range missing() {
-		if err := m.refuse(nil, nil, nil); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "not supported") {
+		if err := m.refuse(t.Context(), nil, nil); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "not supported") {
 			t.Errorf("%s: %v", m.pattern, err)
 		}
 	}

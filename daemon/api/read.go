@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"path"
 	"reflect"
 	"slices"
 	"strconv"
@@ -228,15 +227,6 @@ func (f filters) boolean(key string) (value, set bool, err error) {
 		return false, true, nil
 	}
 	return false, false, invalid("invalid filter '%s=%v': it is true or false", key, values)
-}
-
-// glob matches a name against a pattern with * and ?, a plain word anywhere in
-// it.
-func glob(pattern, name string) bool {
-	if ok, err := path.Match(pattern, name); err == nil && ok {
-		return true
-	}
-	return strings.Contains(name, pattern)
 }
 
 // readTime parses a time of a query: Unix seconds with up to nine digits of a

@@ -45,7 +45,6 @@ type resolved struct {
 	config   dockerspec.DockerOCIImage
 	top      string // snapshot, "" without layers
 	size     int64
-	digests  []digest.Digest // every document on the way, for labels
 }
 
 // resolve finds the image below a record's target, from memory if it can.

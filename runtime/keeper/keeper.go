@@ -202,13 +202,13 @@ func (e *StartError) Unwrap() error { return e.Err }
 // CheckID says whether id can name a container or an exec.
 func CheckID(id string) error {
 	if id == "" || len(id) > 128 || id == "." || id == ".." {
-		return invalid(fmt.Errorf("bad id %q: must have 1 to 128 letters, digits or any of _ + - .", id))
+		return invalid(fmt.Errorf("bad id %q: must have 1 to 128 letters, digits or any of _ . + -", id))
 	}
 	for i := range len(id) {
 		switch c := id[i]; {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '+', c == '-', c == '.':
 		default:
-			return invalid(fmt.Errorf("bad id %q: must have 1 to 128 letters, digits or any of _ + - .", id))
+			return invalid(fmt.Errorf("bad id %q: must have 1 to 128 letters, digits or any of _ . + -", id))
 		}
 	}
 	return nil

@@ -66,7 +66,7 @@ func (c *Client) spawn(ctx context.Context) error {
 	if c.opts.Cgroup != "" {
 		args = append(args, "--cgroup", c.opts.Cgroup)
 	}
-	cmd := exec.Command(c.opts.Program, args...)
+	cmd := exec.Command(c.opts.Program, args...) //nolint:noctx // the keeper outlives its starter
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{w}

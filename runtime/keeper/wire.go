@@ -201,7 +201,7 @@ func (c *Conn) fill() error {
 func parseFiles(oob []byte) ([]*os.File, error) {
 	scms, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, fmt.Errorf("%w: control message: %v", errProtocol, err)
+		return nil, fmt.Errorf("%w: control message: %w", errProtocol, err)
 	}
 	var files []*os.File
 	for _, scm := range scms {
@@ -210,7 +210,7 @@ func parseFiles(oob []byte) ([]*os.File, error) {
 		}
 		fds, err := unix.ParseUnixRights(&scm)
 		if err != nil {
-			return files, fmt.Errorf("%w: descriptors: %v", errProtocol, err)
+			return files, fmt.Errorf("%w: descriptors: %w", errProtocol, err)
 		}
 		for _, fd := range fds {
 			files = append(files, os.NewFile(uintptr(fd), "received"))
@@ -247,7 +247,7 @@ func parseFrame(b []byte) (Message, int, error) {
 	}
 	var m Message
 	if err := json.Unmarshal(b[4:4+size], &m); err != nil {
-		return Message{}, 0, fmt.Errorf("%w: %v", errProtocol, err)
+		return Message{}, 0, fmt.Errorf("%w: %w", errProtocol, err)
 	}
 	if m.Files < 0 || m.Files > MaxFiles || (m.ID == 0 && m.Verb == "") {
 		return Message{}, 0, fmt.Errorf("%w: malformed message", errProtocol)

@@ -30,7 +30,7 @@ func openFile(path string) (*file, error) {
 		return nil, errors.Join(err, fmt.Errorf("%s is not a regular file", path))
 	}
 	st := info.Sys().(*syscall.Stat_t)
-	return &file{File: f, dev: uint64(st.Dev), ino: st.Ino}, nil
+	return &file{File: f, dev: st.Dev, ino: st.Ino}, nil
 }
 
 // bornAt reads the time of the first record; 0 while there is none, -1 if it
@@ -58,7 +58,7 @@ func (f *file) bornAt() int64 {
 
 func (f *file) sameAs(info fs.FileInfo) bool {
 	st := info.Sys().(*syscall.Stat_t)
-	return uint64(st.Dev) == f.dev && st.Ino == f.ino
+	return st.Dev == f.dev && st.Ino == f.ino
 }
 
 func (f *file) size() (int64, error) {
@@ -283,7 +283,7 @@ func (s *scanner) next() (line []byte, ok bool, err error) {
 		}
 		n, err := s.f.ReadAt(s.buf[s.end:], s.off+int64(s.end))
 		s.end += n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			s.short = true
 		} else if err != nil {
 			return nil, false, err

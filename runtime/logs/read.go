@@ -120,7 +120,7 @@ func (r *reader) begin() error {
 		r.enter(f, size)
 		if _, after, _, err := newBackscanner(f, size).prev(); err == nil {
 			r.lines.seek(f, after)
-		} else if err == io.EOF {
+		} else if errors.Is(err, io.EOF) {
 			r.lines.seek(f, 0)
 		} else {
 			return err
@@ -180,7 +180,7 @@ func (r *reader) beginTail(f *file, size int64) error {
 func (r *reader) countBack(b *backscanner, count *int, later *[Stderr + 1]bool) (off int64, done bool, err error) {
 	for {
 		line, after, ok, err := b.prev()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return off, false, nil
 		} else if err != nil {
 			return 0, false, err
@@ -224,7 +224,7 @@ func (r *reader) run(ctx context.Context) error {
 	ending := false // following, and told to end at the end of what there is
 	for {
 		if err := r.drain(ctx); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
@@ -268,7 +268,7 @@ func (r *reader) drain(ctx context.Context) error {
 			return io.EOF
 		}
 		line, ok, err := r.lines.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			more, err := r.turn()
 			if err != nil {
 				return err

@@ -257,9 +257,9 @@ func removeIn(ctx context.Context, parent *os.File, name string) error {
 		}
 		err = unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)
 		switch {
-		case err == nil || err == unix.ENOENT:
+		case err == nil || errors.Is(err, unix.ENOENT):
 			return nil
-		case err != unix.ENOTEMPTY || found == 0:
+		case !errors.Is(err, unix.ENOTEMPTY) || found == 0:
 			return at("remove", err)
 		}
 		if _, err := dir.Seek(0, io.SeekStart); err != nil {

@@ -139,7 +139,7 @@ func isEmpty(dir string, flags int) (bool, error) {
 	}
 	defer d.Close()
 	_, err = d.Readdirnames(1)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return true, nil
 	}
 	return false, err

@@ -109,6 +109,7 @@ func (p *platform) ready(ctx context.Context, ended chan error) error {
 		select {
 		case how := <-ended:
 			ended <- how // for close
+			//nolint:errorlint // nil if it ended well
 			return fmt.Errorf("it ended: %v", how)
 		case <-ctx.Done():
 			return ctx.Err()

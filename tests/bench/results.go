@@ -105,10 +105,6 @@ func (r *results) add(w *row, column string, v float64) {
 	r.samples[w][column] = append(r.samples[w][column], v)
 }
 
-func (r *results) took(w *row, column string, d time.Duration) {
-	r.add(w, column, float64(d)/float64(time.Millisecond))
-}
-
 // note says once what a reader of a column must know.
 func (r *results) note(column, text string) {
 	text = strings.Join(strings.Fields(text), " ")

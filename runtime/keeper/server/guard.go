@@ -131,7 +131,7 @@ func (s *Server) respawn(g *guard) error {
 	}
 	defer r.Close()
 	defer w.Close()
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe") //nolint:noctx // outlives this keeper: it starts the next
 	cmd.Args = append([]string{"gantry-runtime", "after"}, g.Args...)
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.Env = g.Env

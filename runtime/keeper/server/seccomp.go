@@ -3,7 +3,7 @@ package server
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"strings"
 	"sync"
 
@@ -40,7 +40,7 @@ func (f *filters) add(s *configs.Seccomp) error {
 		return nil
 	}
 	if strings.HasPrefix(s.ListenerMetadata, compiledMark) {
-		return keeper.Classed(errdefs.ErrInvalidArgument, errors.New("seccomp profile: listenerMetadata must not begin with "+compiledMark))
+		return keeper.Classed(errdefs.ErrInvalidArgument, fmt.Errorf("seccomp profile: listenerMetadata must not begin with %q", compiledMark))
 	}
 	if compileFilter == nil || s.ListenerPath != "" || s.DefaultAction == configs.Notify {
 		return nil
