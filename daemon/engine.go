@@ -121,6 +121,11 @@ func observed(c runtime.Container) scheduler.Container {
 			o.Volumes = append(o.Volumes, m.Name)
 		}
 	}
+	for _, p := range c.Config.Network.Ports {
+		if p.HostPort != 0 && p.HostEnd == 0 {
+			o.Ports = append(o.Ports, fmt.Sprintf("%d/%s", p.HostPort, cmp.Or(p.Protocol, "tcp")))
+		}
+	}
 	for _, mode := range []string{c.Config.Network.Mode, c.Config.PidMode, c.Config.IpcMode} {
 		if id, ok := strings.CutPrefix(mode, "container:"); ok {
 			o.Joins = append(o.Joins, id)

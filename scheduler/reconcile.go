@@ -34,7 +34,7 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	p := newPlanner(want, have)
 	p.graph = graph
 	for _, stage := range []func() error{
-		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes,
+		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts,
 		p.planServices, p.stopServices, p.awaitAll,
 	} {
 		if err := stage(); err != nil {

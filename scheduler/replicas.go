@@ -162,7 +162,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 	if why == "" {
 		return 0, nil
 	}
-	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(p.orphans, removed, p.networkSteps(s), p.doorsOf(s))}), nil
+	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(p.orphans, p.freed(s), removed, p.networkSteps(s), p.doorsOf(s))}), nil
 }
 
 // startReason says why a container that does not run should, "" if it has had
@@ -196,7 +196,7 @@ func runsOnce(s *compose.Service) bool {
 
 // spec is the container to be made for a replica, and what it must wait for.
 func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
-	after := slices.Concat(p.orphans, p.networkSteps(s), p.doorsOf(s))
+	after := slices.Concat(p.orphans, p.freed(s), p.networkSteps(s), p.doorsOf(s))
 	for _, key := range volumeKeys(*s.conf) {
 		if step := p.volumes[key]; step != 0 {
 			after = append(after, step)

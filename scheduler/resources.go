@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -270,6 +271,65 @@ func (p *planner) clearVolume(name, why string) (int, error) {
 		}
 	}
 	return p.add(Step{Do: RemoveVolume{Name: name}, Why: why, After: after, Destroys: destroys(name)}), nil
+}
+
+// freePorts stops the containers whose ports another service gets: they will be
+// replaced or removed anyway, but perhaps too late.
+func (p *planner) freePorts() error {
+	gets := map[string]string{} // port → service
+	for _, s := range p.order {
+		if s.runs() && !p.want.Options.NoStart {
+			for _, port := range hostPorts(s.conf) {
+				gets[port] = s.name
+			}
+		}
+	}
+	for _, s := range p.order {
+		for _, c := range p.containers[s.name] {
+			if !c.present() || p.stopping[c.ID] != 0 || p.doomed[c.ID] != 0 || s.runs() && (p.want.policy(s.name) == Never || !p.outdated(s, c)) {
+				continue
+			}
+			for _, port := range c.Ports {
+				if to := gets[port]; to != "" && to != s.name {
+					p.stopping[c.ID] = p.add(Step{Do: Stop{ID: c.ID, Name: c.Name, Service: s.name, Timeout: p.want.Options.Timeout},
+						Why: "port " + port + " goes to " + to})
+					break
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// freed are the steps that free the ports a service gets.
+func (p *planner) freed(s *service) []int {
+	ports := hostPorts(s.conf)
+	if len(ports) == 0 {
+		return nil
+	}
+	var steps []int
+	for _, other := range p.order {
+		if other == s {
+			continue
+		}
+		for _, c := range p.containers[other.name] {
+			if step := p.stopping[c.ID]; step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(ports, port) }) {
+				steps = append(steps, step)
+			}
+		}
+	}
+	return steps
+}
+
+// hostPorts are the ports of the host that a service asks for by number.
+func hostPorts(s *compose.Service) []string {
+	var ports []string
+	for _, p := range s.Ports {
+		if p.Published != "" && p.Published != "0" && !strings.Contains(p.Published, "-") {
+			ports = append(ports, p.Published+"/"+cmp.Or(p.Protocol, "tcp"))
+		}
+	}
+	return ports
 }
 
 // doom removes a container before its service is planned for.

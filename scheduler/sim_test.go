@@ -313,6 +313,7 @@ func (w *sim) create(s RunSpec) (*Container, error) {
 		}
 		c.Networks = append(c.Networks, name)
 	}
+	c.Ports = hostPorts(s.Service)
 	for _, key := range volumeKeys(*s.Service) {
 		name := VolumeName(s.Project, key)
 		if w.volumes[name] == nil {
@@ -358,6 +359,13 @@ func (w *sim) named(name string) *Container {
 func (w *sim) start(c *Container) error {
 	if c.present() {
 		return nil
+	}
+	for _, port := range c.Ports {
+		for _, o := range w.containers {
+			if o.present() && (o.Project != c.Project || o.Service != c.Service) && slices.Contains(o.Ports, port) {
+				return fmt.Errorf("port %s is published by %s: %w", port, o.Name, errdefs.ErrFailedPrecondition)
+			}
+		}
 	}
 	if err := w.part("start", c.Name); err != nil {
 		return err

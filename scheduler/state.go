@@ -72,6 +72,9 @@ type Container struct {
 	Networks []string
 	// Volumes are the names of the volumes it mounts.
 	Volumes []string
+	// Ports are the ports of the host it publishes, "8080/tcp"; without those
+	// the runtime may choose.
+	Ports []string
 	// Joins are the ids of the containers whose namespaces it shares
 	// (network_mode, pid and ipc of the form service: or container:).
 	Joins []string
