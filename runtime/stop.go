@@ -93,6 +93,7 @@ func (e *Engine) halt(ctx context.Context, ct *container, o StopOptions, why pur
 		return err
 	}
 	e.fault("stop: intended")
+	e.setReady(c, true, false) // new connections go to other replicas, where there are any
 	e.emitKill(c, sig)
 	if err := e.signal(ctx, ct, c, sig, true); err != nil {
 		return err
