@@ -201,6 +201,7 @@ volumes: {data: {}}
 // Programs are killed at random moments of up and of down: the next command
 // converges, and after down the machine is as before.
 func TestRandomKills(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	dir := m.project("kills", fmt.Sprintf(threeTiers, freePort(t)))
 	seed := uint64(time.Now().UnixNano())
