@@ -82,15 +82,15 @@ func (in *input) selected(p *Project) (*Project, error) {
 		if p, err = p.WithServicesEnabled(in.src.Services...); err != nil {
 			return nil, &Error{Cause: oneLine(err.Error()), class: errdefs.ErrInvalidArgument}
 		}
-		if p, err = selectServices(p, in.src.Services, in.src.NoDeps); err != nil {
-			return nil, err
-		}
 		// A service enabled only now was not there when dependencies were
 		// checked.
 		if !in.src.NoConsistency && !in.src.NoDeps {
 			if err := check(p, in.locator()); err != nil {
 				return nil, err
 			}
+		}
+		if p, err = selectServices(p, in.src.Services, in.src.NoDeps); err != nil {
+			return nil, err
 		}
 	}
 	// An optional dependency on a service that is not there says nothing.
