@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -111,4 +112,31 @@ func TestLookAround(t *testing.T) {
 	if now := h.client.Pid(); now != pid {
 		t.Errorf("keeper %d became %d", pid, now)
 	}
+}
+
+// TestFullDisk: a container that goes on writing to a log that cannot be
+// written goes on, and the keeper complains once, not at every piece.
+func TestFullDisk(t *testing.T) {
+	h := newHouse(t)
+	b := h.bundle("loud", "sh", "-c", "yes | head -c 8000000; echo end")
+	small := filepath.Join(h.dir, "small")
+	h.must(os.Mkdir(small, 0o700))
+	inKeeper := func(command ...string) {
+		out, err := exec.Command("nsenter", append([]string{"-m", "-t", fmt.Sprint(h.client.Pid()), "--"}, command...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v: %s", command, err, out)
+		}
+	}
+	inKeeper("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", small)
+	defer inKeeper("umount", "-l", small)
+	b.Log.Path = filepath.Join(small, "log")
+	h.start(b)
+	x, err := h.client.Wait(ctx(t), "loud")
+	if err != nil || x.Code != 0 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	if n := strings.Count(h.log(), "write a log"); n != 1 {
+		t.Errorf("%d complaints", n)
+	}
+	h.must(h.client.Delete(ctx(t), "loud"))
 }

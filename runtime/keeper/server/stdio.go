@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -24,8 +25,9 @@ import (
 // ended and the FIFO is empty. With a terminal, both directions are its
 // master, which the daemon holds too.
 type stdio struct {
-	c   *container
-	log *logs.Writer // nil: kept nowhere
+	c    *container
+	log  *logs.Writer // nil: kept nowhere
+	full atomic.Bool  // the last piece could not be kept
 
 	pump    []byte // mapped file: what each stream's reader is doing, for the next keeper
 	readers sync.WaitGroup
@@ -258,7 +260,8 @@ func (io *stdio) read(s logs.Stream, f *os.File) {
 // says what remains in memory.
 func (io *stdio) deliver(s logs.Stream, p []byte) byte {
 	if io.log != nil {
-		if err := io.log.Write(s, p, time.Now()); err != nil {
+		err := io.log.Write(s, p, time.Now())
+		if was := io.full.Swap(err != nil); err != nil && !was { // once, not at every piece
 			io.c.s.log.Error("write a log", "container", io.c.id, "error", err)
 		}
 	}
