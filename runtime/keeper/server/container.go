@@ -62,8 +62,12 @@ type container struct {
 	ended   []string      // ids of execs that have ended, oldest first
 	done    chan struct{} // closed when stopped
 	waiter  sync.WaitGroup
-	orphan  *os.File // deposited pidfd of a process that ended unseen
-	leaving chan struct{}
+	// freezing is held for writing while the container is being frozen, for
+	// reading while a process is made in it: one that comes into a frozen
+	// cgroup half made holds up libcontainer, and with it the thaw.
+	freezing sync.RWMutex
+	orphan   *os.File // deposited pidfd of a process that ended unseen
+	leaving  chan struct{}
 }
 
 func newContainer(s *Server, id string) *container {
@@ -306,6 +310,8 @@ func (c *container) pause() error {
 	default:
 		return c.notRunning()
 	}
+	c.freezing.Lock()
+	defer c.freezing.Unlock()
 	if err := c.lc.Pause(); err != nil {
 		return fmt.Errorf("pause %s: %w", c.id, err)
 	}
