@@ -92,7 +92,10 @@ func testMain(m *testing.M) int {
 }
 
 // marks are what the names of the houses' objects on the machine contain.
-var marks = []string{"gantry-rt-"}
+var (
+	marksMu sync.Mutex
+	marks   = []string{"gantry-rt-"}
+)
 
 // hostState lists what the houses could have left on the machine. Others may
 // work on it at the same time.
@@ -181,13 +184,14 @@ func (h *house) logText() string {
 	return h.log.String()
 }
 
-// newHouse makes a house for one test; sharedHouse gives the one of all tests
-// that need none of their own.
-func newHouse(t testing.TB) *house {
+// newHouse makes a house for one test, which runs beside others; sharedHouse
+// gives the one of all tests that need none of their own.
+func newHouse(t *testing.T) *house {
 	t.Helper()
 	if noHouse != "" {
 		t.Skip(noHouse)
 	}
+	t.Parallel()
 	h, err := makeHouse()
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +232,9 @@ func makeHouse() (_ *house, err error) {
 	var b [4]byte
 	rand.Read(b[:])
 	sum := sha256.Sum256([]byte(dir))
+	marksMu.Lock()
 	marks = append(marks, hex.EncodeToString(sum[:])[:5]) // as package network marks its links and its table
+	marksMu.Unlock()
 	h := &house{
 		dir: dir, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"),
 		cgroup: "/gantry-rt-" + hex.EncodeToString(b[:]),
