@@ -289,8 +289,8 @@ func TestHealth(t *testing.T) {
 	t.Run("unhealthy", func(t *testing.T) {
 		cfg := check("echo because; exit 3")
 		cfg.Healthcheck.Interval, cfg.Healthcheck.Retries = 30*time.Millisecond, 2
-		c := h.start(t, cfg)
 		since := time.Now()
+		c := h.start(t, cfg)
 		err := h.e.AwaitHealthy(background(t), c.ID)
 		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "because") || !strings.Contains(err.Error(), "3") {
 			t.Errorf("got %v", err)
@@ -299,7 +299,7 @@ func TestHealth(t *testing.T) {
 		if now.Health.Status != Unhealthy || now.Health.FailingStreak < 2 {
 			t.Errorf("%s", brief(now))
 		}
-		if got := h.actions(t, c.ID, since); len(got) != 1 || got[0] != "health_status: unhealthy" {
+		if got := h.actions(t, c.ID, since); strings.Join(got, ", ") != "create, start, health_status: unhealthy" {
 			t.Errorf("events %v", got)
 		}
 	})

@@ -97,7 +97,7 @@ func zombie(pid int) bool {
 // containers: same process, same children.
 func TestUpgrade(t *testing.T) {
 	h := newHouse(t)
-	h.start(h.bundle("count", "sh", "-c", "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; usleep 5000; done; exit 6"))
+	h.start(h.bundle("count", "sh", "-c", "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; usleep 20000; done; exit 6"))
 	tty := h.bundle("tty", "sh", "-c", "read x; exit 5")
 	tty.TTY, tty.OpenStdin = true, true
 	h.start(tty)
