@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -211,6 +212,13 @@ func (c *Client) open(ctx context.Context, r call) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := c.http.Do(req)
+	// Whoever only looks may ask the same thing again when the daemon died.
+	for tries := 5; tries > 0 && err != nil && r.method == http.MethodGet && brokenOff(err) && ctx.Err() == nil; tries-- {
+		if _, absent := c.EnsureDaemon(ctx); absent != nil {
+			break
+		}
+		resp, err = c.http.Do(req.Clone(ctx))
+	}
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
 	}
@@ -219,6 +227,11 @@ func (c *Client) open(ctx context.Context, r call) (*http.Response, error) {
 		return nil, c.refusal(resp)
 	}
 	return resp, nil
+}
+
+// brokenOff tells whether somebody listened and ended before answering.
+func brokenOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // do sends a request and decodes the answer into out, when out is not nil.

@@ -213,3 +213,48 @@ func TestFilters(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// A daemon that dies before it answers is asked again, but only for what
+// changes nothing.
+func TestLooksAreRepeated(t *testing.T) {
+	unset(t)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { asked <- n }()
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			req, err := http.ReadRequest(bufio.NewReader(conn))
+			if err == nil { // else somebody only looked whether anyone listens
+				if n++; n > 2 && req.Method == http.MethodGet {
+					fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{\"Name\":\"data\"}\n")
+				}
+			}
+			conn.Close()
+		}
+	}()
+	c, err := New("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	v, err := c.Volume(t.Context(), "data")
+	if err != nil || v.Name != "data" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if err := c.RemoveVolume(t.Context(), "data", false); err == nil {
+		t.Error("a removal that was cut off is no success")
+	}
+	l.Close()
+	if n := <-asked; n != 4 {
+		t.Errorf("asked %d times, want 3 and 1", n)
+	}
+}
