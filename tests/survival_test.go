@@ -262,10 +262,22 @@ func TestRandomKills(t *testing.T) {
 }
 
 // leftovers are files of containers, networks or volumes that no longer are.
+// Content that may be large is deleted in the background, so it has a moment.
 func (m *machine) leftovers() []string {
 	var all []string
+	for range 100 {
+		if all = m.filesLeft(); len(all) == 0 {
+			break
+		}
+		time.Sleep(30 * time.Millisecond)
+	}
+	return all
+}
+
+func (m *machine) filesLeft() []string {
+	var all []string
 	for _, pattern := range []string{
-		m.root + "/containers/*", m.root + "/networks/*.json", m.root + "/volumes/*",
+		m.root + "/containers/*", m.root + "/networks/*.json", m.root + "/volumes/*", m.root + "/volumes/.*",
 		m.run + "/netns/*", m.run + "/keeper/*", m.run + "/libcontainer/*", m.run + "/rootfs/*", m.run + "/files/*", m.run + "/shm/*",
 	} {
 		found, _ := filepath.Glob(pattern)
