@@ -26,6 +26,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -61,7 +62,15 @@ func testConfig(t *testing.T) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	// In memory: what is synced to a disk waits for everybody else's files.
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(unix.Unmount(dir, unix.MNT_DETACH), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
 	c, err := Config{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Log: quiet}.complete()
 	if err != nil {
 		t.Fatal(err)
