@@ -77,22 +77,17 @@ func (f *Fabric) create(ctx context.Context, s Spec) (*lan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
 	}
-	if len(s.Subnets) == 0 {
-		p, err := chooseSubnet(f.pools, used)
-		if err != nil {
+	chosen := len(s.Subnets) == 0
+	if chosen {
+		if s.Subnets, err = f.freeSubnet(used); err != nil {
 			return nil, fmt.Errorf("create network %s: %w", s.Name, err)
 		}
-		sub, err := checkSubnet(Subnet{Prefix: p})
-		if err != nil {
-			return nil, err
-		}
-		s.Subnets = []Subnet{sub}
 	} else if t, hit := collision(s.Subnets[0].Prefix, used); hit {
 		return nil, fmt.Errorf("network %s: subnet %s overlaps with %s; choose another: %w", s.Name, s.Subnets[0].Prefix, t.by, errdefs.ErrFailedPrecondition)
 	}
 	id := make([]byte, 32)
 	_, _ = rand.Read(id) // never fails
-	n := Network{ID: hex.EncodeToString(id), Spec: s, Created: time.Now().UTC()}
+	n := Network{ID: hex.EncodeToString(id), Spec: s, Created: time.Now().UTC(), Chosen: chosen}
 	n.Bridge = bridgePrefix + f.tag + n.ID[:7]
 	l, err := newLAN(n)
 	if err != nil {
@@ -110,6 +105,46 @@ func (f *Fabric) create(ctx context.Context, s Spec) (*lan, error) {
 	f.lans[n.ID] = l
 	f.mu.Unlock()
 	return l, nil
+}
+
+// freeSubnet chooses where nobody asked for a certain one.
+func (f *Fabric) freeSubnet(used []taken) ([]Subnet, error) {
+	p, err := chooseSubnet(f.pools, used)
+	if err != nil {
+		return nil, err
+	}
+	s, err := checkSubnet(Subnet{Prefix: p})
+	return []Subnet{s}, err
+}
+
+// settle gives a network that nobody is on and that has no bridge a subnet that
+// is still free: as long as its daemon was away, nothing kept its own. The
+// caller holds the machine's lock. ok is false for a subnet that was asked for
+// and is taken, which whoever uses the network is told.
+func (f *Fabric) settle(l *lan) (_ *lan, ok bool, _ error) {
+	used, err := f.prefixes(l)
+	if err != nil {
+		return nil, false, err
+	}
+	if _, hit := collision(l.subnet().Prefix, used); !hit || !l.Chosen {
+		return l, !hit, nil
+	}
+	n := l.Network
+	if n.Subnets, err = f.freeSubnet(used); err != nil {
+		return nil, false, err
+	}
+	moved, err := newLAN(n)
+	if err == nil {
+		err = f.saveNetwork(n)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	f.log.Info("a network has moved: its subnet was taken", "network", n.Name, "from", l.subnet().Prefix, "to", moved.subnet().Prefix)
+	f.mu.Lock()
+	f.lans[n.ID] = moved
+	f.mu.Unlock()
+	return moved, true, nil
 }
 
 // prefixes lists what a subnet must not collide with: the machine's routes and

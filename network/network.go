@@ -95,6 +95,9 @@ type Network struct {
 	Spec
 	Created time.Time
 	Bridge  string // the link on the host
+	// Chosen says that nobody asked for the subnet: while the network has no
+	// bridge, another may be chosen.
+	Chosen bool
 }
 
 // Sandbox asks for one network namespace with its places on networks.

@@ -105,8 +105,9 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	return failed
 }
 
-// recoverBridges finds the bridges there are, makes those that live sandboxes
-// need, and leaves the host's firewall if none is left.
+// recoverBridges finds the bridges there are and makes those that are missing,
+// so that every network has its subnet before others choose it. Without any
+// network it leaves the host's firewall.
 func (f *Fabric) recoverBridges(live []Sandbox) error {
 	needed := map[*lan]bool{}
 	for _, w := range live {
@@ -116,24 +117,33 @@ func (f *Fabric) recoverBridges(live []Sandbox) error {
 			}
 		}
 	}
-	var up []*lan
+	var up, idle []*lan
 	f.mu.Lock()
 	for _, l := range f.lans {
 		if _, err := netlink.LinkByName(l.Bridge); err == nil || needed[l] {
 			up = append(up, l)
+		} else if l.Name != DefaultNetwork { // which comes with its first user
+			idle = append(idle, l)
 		}
 	}
 	f.mu.Unlock()
+	var failed error
+	for _, l := range idle {
+		l, ok, err := f.settle(l)
+		failed = errors.Join(failed, err)
+		if ok {
+			up = append(up, l)
+		}
+	}
 	if len(up) == 0 {
-		return leaveHost(f.tag)
+		return errors.Join(failed, leaveHost(f.tag))
 	}
 	if err := joinHost(f.tag); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
 	f.mu.Lock()
 	f.joined = true
 	f.mu.Unlock()
-	var failed error
 	for _, l := range up {
 		index, err := ensureBridge(l.Bridge, l.gateway(), l.mtu)
 		if err != nil {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // The daemon dies and comes back: sandboxes, addresses, ports and elements are
@@ -127,6 +130,36 @@ func TestAfterReboot(t *testing.T) {
 	w.echo(a.Path, "a", 80)
 	w.publish("a", Port{HostPort: 8080, Port: 80})
 	w.reach(w.outside, "tcp4", "198.51.100.1:8080", "a 198.51.100.2")
+}
+
+// While the daemon was away, others took the subnets of networks that have no
+// bridge. One that was chosen moves, one that was asked for is told about.
+func TestSubnetTakenMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	chosen := w.network("chosen")
+	wanted, err := w.CreateNetwork(t.Context(), Spec{Name: "asked", Subnets: []Subnet{{Prefix: netip.MustParsePrefix("10.97.5.0/24")}}})
+	w.must(err)
+	w.crash()
+	for i, n := range []Network{chosen, wanted} {
+		w.must(deleteLink(n.Bridge))
+		name := fmt.Sprintf("other%d", i)
+		_, err := ensureBridge(name, netip.PrefixFrom(n.Subnets[0].Gateway, 24), 0)
+		w.must(err)
+		defer deleteLink(name)
+	}
+	w.open()
+	now, err := w.Network("chosen")
+	if err != nil || now.ID != chosen.ID || now.Subnets[0].Prefix.Overlaps(chosen.Subnets[0].Prefix) {
+		t.Errorf("%+v %v", now, err)
+	}
+	a := w.join("a", "chosen")
+	if !now.Subnets[0].Prefix.Contains(addrOf(a)) {
+		t.Errorf("address %s on %s", addrOf(a), now.Subnets[0].Prefix)
+	}
+	_, err = w.Attach(t.Context(), Sandbox{ID: "b", Hostname: "b", Endpoints: []Endpoint{{Network: "asked"}}})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "other1") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // A bridge or the whole table vanishes under a living daemon.
