@@ -100,7 +100,7 @@ type container struct {
 	removed  bool
 	restart  *time.Timer // a restart that is due
 	cycling  bool        // a call is restarting it: its exit is no crash
-	pauses   int         // grows with every pause and unpause
+	pauses   int         // grows as a pause or unpause begins, and as it ends
 	stopHealth
 	awaited int           // how many wait for it to become healthy
 	nudge   chan struct{} // wakes the prober

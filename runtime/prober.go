@@ -59,7 +59,7 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 		ct.mu.Lock()
 		c, pauses := ct.c, ct.pauses
 		ct.mu.Unlock()
-		if c.State != Running {
+		if c.State != Running || pauses%2 == 1 { // odd: a pause or its end is under way
 			s = s.after(time.Now(), c.Health.Status, false)
 			continue
 		}
