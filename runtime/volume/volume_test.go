@@ -752,3 +752,29 @@ func TestHostileStage(t *testing.T) {
 		t.Errorf("mode of the canary %v, %v", info.Mode(), err)
 	}
 }
+
+// Whoever stops waiting for a removal has the content deleted all the same.
+func TestRemovalGoesOn(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root)
+	v, err := s.Create(t.Context(), Volume{Name: "data"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(v.Mountpoint, "file"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.fault = func(what string) {
+		if what == "empty the trash" {
+			cancel()
+		}
+	}
+	if err := s.Remove(ctx, "data", false); err != nil {
+		t.Error(err)
+	}
+	s.swept.Wait()
+	if left, err := os.ReadDir(s.dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
