@@ -277,7 +277,7 @@ func (m *machine) leftovers() []string {
 func (m *machine) filesLeft() []string {
 	var all []string
 	for _, pattern := range []string{
-		m.root + "/containers/*", m.root + "/networks/*.json", m.root + "/volumes/*", m.root + "/volumes/.*",
+		m.root + "/containers/*", m.root + "/networks/*.json", m.root + "/volumes/*",
 		m.run + "/netns/*", m.run + "/keeper/*", m.run + "/libcontainer/*", m.run + "/rootfs/*", m.run + "/files/*", m.run + "/shm/*",
 	} {
 		found, _ := filepath.Glob(pattern)
