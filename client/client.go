@@ -166,6 +166,7 @@ type call struct {
 	body   io.Reader // body as it is, with kind
 	kind   string    // Content-Type of body
 	header http.Header
+	again  bool // doing it twice is doing it once; so is every GET
 }
 
 // at joins path elements, each escaped: a name may hold any byte.
@@ -212,12 +213,16 @@ func (c *Client) open(ctx context.Context, r call) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := c.http.Do(req)
-	// Whoever only looks may ask the same thing again when the daemon died.
-	for tries := 5; tries > 0 && err != nil && r.method == http.MethodGet && brokenOff(err) && ctx.Err() == nil; tries-- {
+	again := r.again || r.method == http.MethodGet
+	for tries := 5; tries > 0 && err != nil && again && brokenOff(err) && ctx.Err() == nil; tries-- {
+		// The daemon died before it answered: ask the next one.
 		if _, absent := c.EnsureDaemon(ctx); absent != nil {
 			break
 		}
-		resp, err = c.http.Do(req.Clone(ctx))
+		if req, err = c.request(ctx, r); err != nil {
+			return nil, err
+		}
+		resp, err = c.http.Do(req)
 	}
 	if err != nil {
 		return nil, c.unreachable(ctx, err)

@@ -214,8 +214,8 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// A daemon that dies before it answers is asked again, but only for what
-// changes nothing.
+// A daemon that dies before it answers is asked again, but only for what may
+// be done twice.
 func TestLooksAreRepeated(t *testing.T) {
 	unset(t)
 	path := filepath.Join(t.TempDir(), "s")

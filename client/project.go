@@ -61,7 +61,7 @@ func (c *Client) Apply(ctx context.Context, g scheduler.Goal, report func(schedu
 	if g.Project == nil || g.Project.Name == "" {
 		return noName()
 	}
-	return c.watch(ctx, call{method: http.MethodPut, path: at("projects", g.Project.Name), json: g}, report)
+	return c.watch(ctx, call{method: http.MethodPut, path: at("projects", g.Project.Name), json: g, again: true}, report)
 }
 
 // Plan is what Apply of the goal would do now. Nothing changes.
@@ -70,7 +70,7 @@ func (c *Client) Plan(ctx context.Context, g scheduler.Goal) (scheduler.Plan, er
 		return scheduler.Plan{}, noName()
 	}
 	var out scheduler.Plan
-	err := c.do(ctx, call{method: http.MethodPost, path: at("projects", g.Project.Name, "plan"), json: g}, &out)
+	err := c.do(ctx, call{method: http.MethodPost, path: at("projects", g.Project.Name, "plan"), json: g, again: true}, &out)
 	return out, err
 }
 
@@ -90,7 +90,7 @@ func (c *Client) Down(ctx context.Context, project string, o scheduler.Options, 
 	if len(o.Services) > 0 {
 		q["service"] = o.Services
 	}
-	return c.watch(ctx, call{method: http.MethodDelete, path: at("projects", project), query: q}, report)
+	return c.watch(ctx, call{method: http.MethodDelete, path: at("projects", project), query: q, again: true}, report)
 }
 
 // projectRequest is the body of the calls that bend a goal that is stored.
@@ -103,7 +103,7 @@ func (c *Client) change(ctx context.Context, project, verb string, r projectRequ
 	if project == "" {
 		return noName()
 	}
-	return c.watch(ctx, call{method: http.MethodPost, path: at("projects", project, verb), json: r}, report)
+	return c.watch(ctx, call{method: http.MethodPost, path: at("projects", project, verb), json: r, again: true}, report)
 }
 
 // Scale changes how many replicas services of a project have.
