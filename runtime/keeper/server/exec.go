@@ -51,6 +51,7 @@ func (s *Server) exec(r *request) (any, error) {
 		if err != nil {
 			return keeper.ExecStarted{}, err
 		}
+		s.warmCgroups()
 		var stdio [3]*os.File
 		for i := range stdio {
 			if q.Has[i] {
