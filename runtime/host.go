@@ -34,7 +34,7 @@ func readHost() (spec.Host, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return h, fmt.Errorf("read host: memory: %w", err)
 	}
-	h.Memory = int64(info.Totalram * uint64(info.Unit))
+	h.Memory = int64(uint64(info.Totalram) * uint64(info.Unit)) //nolint:unconvert // 32 bits wide on some machines
 	if h.Capabilities, err = readBounding(); err != nil {
 		return h, fmt.Errorf("read host: capabilities: %w", err)
 	}

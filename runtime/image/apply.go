@@ -127,7 +127,7 @@ func (v *visitor) fits(h *tar.Header) error {
 	if err := unix.Statfs(v.dir, &st); err != nil {
 		return fmt.Errorf("free space below %s: %w", v.dir, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; h.Size > free {
+	if free := int64(st.Bavail) * int64(st.Bsize); h.Size > free { //nolint:unconvert // 32 bits wide on some machines
 		v.failure = classed(errdefs.ErrFailedPrecondition,
 			"entry %q has %d bytes, the disk has room for %d: free some space, or do not trust this archive", h.Name, h.Size, free)
 		return v.failure
