@@ -101,6 +101,7 @@ func (s *server) routes() map[string]handler {
 		"POST /containers/{id}/pause":    s.containerPause,
 		"POST /containers/{id}/unpause":  s.containerUnpause,
 		"POST /containers/{id}/rename":   s.containerRename,
+		"POST /containers/{id}/update":   s.containerUpdate,
 		"POST /containers/{id}/wait":     s.containerWait,
 		"DELETE /containers/{id}":        s.containerRemove,
 		"GET /containers/{id}/logs":      s.containerLogs,

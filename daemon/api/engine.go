@@ -41,6 +41,7 @@ type Containers interface {
 	Pause(ctx context.Context, ref string) error
 	Unpause(ctx context.Context, ref string) error
 	Rename(ctx context.Context, ref, name string) error
+	Update(ctx context.Context, ref string, o runtime.UpdateOptions) error
 	Remove(ctx context.Context, ref string, o runtime.RemoveOptions) error
 	Wait(ctx context.Context, ref, condition string, watching func()) (runtime.Waited, error)
 	Logs(ctx context.Context, ref string, q logs.Query, each func(logs.Entry) error) error

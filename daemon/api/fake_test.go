@@ -54,6 +54,7 @@ type fake struct {
 	load       func(report func(string)) ([]image.Image, error)
 	fail       error // what every change answers
 	attached   map[string]network.EndpointInfo
+	updated    runtime.UpdateOptions
 }
 
 func (f *fake) note(format string, args ...any) error {

@@ -37,7 +37,6 @@ func missing() (all []gap) {
 	for _, some := range [][]gap{
 		later("listing the changes of a container", "GET /containers/{id}/changes"),
 		later("exporting a container", "GET /containers/{id}/export"),
-		later("updating a container", "POST /containers/{id}/update"),
 		later("attaching by websocket", "GET /containers/{id}/attach/ws"),
 		later("copying from and to a container", "HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive"),
 		later("pruning", "POST /containers/prune", "POST /images/prune", "POST /networks/prune", "POST /volumes/prune", "POST /build/prune"),
