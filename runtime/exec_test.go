@@ -299,9 +299,9 @@ func TestHealth(t *testing.T) {
 		if now.Health.Status != Unhealthy || now.Health.FailingStreak < 2 {
 			t.Errorf("%s", brief(now))
 		}
-		if got := h.actions(t, c.ID, since); strings.Join(got, ", ") != "create, start, health_status: unhealthy" {
-			t.Errorf("events %v", got)
-		}
+		eventually(t, "the events tell of it", func() bool {
+			return strings.Join(h.actions(t, c.ID, since), ", ") == "create, start, health_status: unhealthy"
+		})
 	})
 	t.Run("start period", func(t *testing.T) {
 		cfg := check("exit 1")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 	if status := ct.snapshot().Health.Status; status != Starting {
 		s = s.resumed(time.Now()) // taken over from the daemon before
 	}
+	turn := make(chan struct{}, 1)
 	for {
 		ct.mu.Lock()
 		c, awaited := ct.c, ct.awaited > 0
@@ -63,7 +65,7 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 			s = s.after(time.Now(), c.Health.Status, false)
 			continue
 		}
-		p := e.probeOnce(ctx, c, hc)
+		p := e.probeOnce(ctx, c, hc, turn)
 		if ctx.Err() != nil {
 			return
 		}
@@ -101,10 +103,13 @@ func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, early bool)
 	e.emit(now, "health_status: "+h.Status, nil)
 }
 
-// probeOnce runs the check in the container. A bounded number of checks is
-// being started at a time, over all containers; those that run wait in the
-// container and hold up no others.
-func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck) Probe {
+// probeOnce runs the check in the container. Its timeout begins when the process
+// is asked for: one that cannot be made in time has failed like one that does
+// not end. A bounded number of checks is being started at a time, over all
+// containers; those that run wait in the container and hold up no others. turn
+// has room for the one check of this container that is being started: who has
+// given up on one does not ask for a second beside it.
+func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck, turn chan struct{}) Probe {
 	var cmd []string
 	switch hc.Test[0] {
 	case "CMD":
@@ -114,42 +119,84 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	}
 	x := &exec{x: Exec{ID: newID(), Container: c.ID, Config: ExecConfig{Command: cmd}}, probe: true, started: true}
 	out := &firstBytes{max: probeOutput}
+	p := Probe{Start: time.Now(), ExitCode: -1}
+	limit := time.NewTimer(hc.Timeout)
+	defer limit.Stop()
+	failed := func(format string, args ...any) Probe {
+		p.End, p.Output = time.Now(), strings.TrimPrefix(out.String()+"\n"+fmt.Sprintf(format, args...), "\n")
+		return p
+	}
 	select {
-	case e.probing <- struct{}{}:
+	case turn <- struct{}{}:
+	case <-limit.C:
+		return failed("the check could not be started within %s: one before it is still being started", hc.Timeout)
 	case <-ctx.Done():
 		return Probe{}
 	}
-	p := Probe{Start: time.Now(), ExitCode: -1}
+	select {
+	case e.probing <- struct{}{}:
+	case <-ctx.Done():
+		<-turn
+		return Probe{}
+	}
+	p.Start = time.Now()
+	limit.Reset(hc.Timeout)
 	e.keepExec(x)
 	defer func() {
 		e.mu.Lock()
 		delete(e.execs, x.x.ID)
 		e.mu.Unlock()
 	}()
-	pipes, err := e.startExec(ctx, c, x, &ExecStreams{Out: out, Err: out})
-	<-e.probing
-	if err != nil {
-		p.End, p.Output = time.Now(), err.Error()
-		return p
+	type begun struct {
+		pipes *execPipes
+		err   error
 	}
-	pipes.copy()
-	defer pipes.close()
-	limit := time.NewTimer(time.Until(p.Start.Add(hc.Timeout)))
-	defer limit.Stop()
+	start, left := make(chan begun), make(chan struct{})
+	defer close(left)
+	spawned := e.spawn(func() {
+		defer func() { <-e.probing; <-turn }()
+		pipes, err := e.startExec(e.ctx, c, x, &ExecStreams{Out: out, Err: out})
+		select {
+		case start <- begun{pipes, err}:
+		case <-left:
+			if err == nil {
+				e.endProbe(c, x)
+				pipes.close()
+			}
+		}
+	})
+	if !spawned { // the daemon is closing
+		<-e.probing
+		<-turn
+		return Probe{}
+	}
+	var b begun
+	select {
+	case b = <-start:
+	case <-limit.C:
+		return failed("the check could not be started within %s", hc.Timeout)
+	case <-ctx.Done():
+		return Probe{}
+	}
+	if b.err != nil {
+		return failed("%v", b.err)
+	}
+	b.pipes.copy()
+	defer b.pipes.close()
 	select {
 	case <-x.done:
 		p.End = time.Now()
-		pipes.drain(ctx)
+		b.pipes.drain(ctx)
 		p.ExitCode = *x.snapshot().ExitCode
+		p.Output = out.String()
+		return p
 	case <-limit.C:
-		p.End = time.Now()
 		e.endProbe(c, x)
-		fmt.Fprintf(out, "\nthe check did not end within %s", hc.Timeout)
+		return failed("the check did not end within %s", hc.Timeout)
 	case <-ctx.Done():
 		e.endProbe(c, x)
+		return Probe{}
 	}
-	p.Output = out.String()
-	return p
 }
 
 // endProbe kills a check that is of no use any more.
