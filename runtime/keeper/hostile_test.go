@@ -18,11 +18,14 @@ import (
 	"gantry/runtime/keeper"
 )
 
+// stopper stops every process that enters its container.
+const stopper = `while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p 2>/dev/null; done; done`
+
 // TestStoppedExecs: a container that stops every process that enters it holds
 // up those who want to enter it, and nobody else.
 func TestStoppedExecs(t *testing.T) {
 	h := newHouse(t)
-	h.start(h.bundle("evil", "sh", "-c", `while :; do for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || kill -STOP $p 2>/dev/null; done; done`))
+	h.start(h.bundle("evil", "sh", "-c", stopper))
 	h.start(h.bundle("good", "sleep", "100"))
 	var stuck sync.WaitGroup
 	for i := range 3 * runtime.NumCPU() {

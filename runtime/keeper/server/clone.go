@@ -31,35 +31,46 @@ func cloneLimit() int { return 2 * runtime.NumCPU() }
 
 // clone makes a process of c, which start does, when there is a place.
 // libcontainer makes one at a time of each container: those that wait for it
-// need no place.
+// need no place. Once a pause has been asked for none is begun: a process that
+// comes into a frozen cgroup half made holds up libcontainer, and with it the
+// thaw. One that is under way has placeTime to get through.
 func (c *container) clone(start func() error) error {
 	c.making.Lock()
 	defer c.making.Unlock()
+	pausing, err := c.mayClone()
+	if err != nil {
+		return err
+	}
 	places := c.s.clones
-	places <- struct{}{}
+	select {
+	case places <- struct{}{}:
+	case <-pausing:
+		return c.paused()
+	}
 	leave := sync.OnceFunc(func() { <-places })
 	defer leave()
+	began := time.Now()
 	made := make(chan struct{})
 	held := false
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		select {
-		case <-made:
-			return
-		case <-time.After(placeTime):
-			leave()
-		}
+		late, over := time.After(placeTime), time.After(makeTime)
 		for {
 			select {
 			case <-made:
 				return
-			case <-time.After(makeTime - placeTime):
+			case <-late:
+				leave()
+			case <-pausing:
+				pausing, over = nil, time.After(placeTime)
+			case <-over:
 				held = true
 				c.endUnmade()
+				over = time.After(placeTime)
 			}
 		}
 	})
-	err := start()
+	err = start()
 	close(made)
 	watch.Wait()
 	if err == nil {
@@ -69,9 +80,21 @@ func (c *container) clone(start func() error) error {
 		time.Sleep(time.Millisecond)
 	}
 	if held {
-		return keeper.Classed(errdefs.ErrUnavailable, fmt.Errorf("it was held up inside the container for %v, and killed", makeTime))
+		return keeper.Classed(errdefs.ErrUnavailable,
+			fmt.Errorf("it was held up inside the container for %v, and killed", time.Since(began).Round(time.Second)))
 	}
 	return err
+}
+
+// mayClone says whether a process may be made in c now, and gives what is
+// closed when a pause is asked for.
+func (c *container) mayClone() (pausing <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == keeper.StatePaused || ended(c.pausing) {
+		return nil, c.paused()
+	}
+	return c.pausing, nil
 }
 
 // The names of the processes by which libcontainer makes another. They are

@@ -62,16 +62,16 @@ type container struct {
 	ended   []string      // ids of execs that have ended, oldest first
 	done    chan struct{} // closed when stopped
 	waiter  sync.WaitGroup
-	// freezing is held for writing while the container is being frozen, for
-	// reading while a process is made in it: one that comes into a frozen
-	// cgroup half made holds up libcontainer, and with it the thaw.
-	freezing sync.RWMutex
-	orphan   *os.File // deposited pidfd of a process that ended unseen
-	leaving  chan struct{}
+	pausing chan struct{} // closed while the container is being frozen; see clone
+	orphan  *os.File      // deposited pidfd of a process that ended unseen
+	leaving chan struct{}
 }
 
 func newContainer(s *Server, id string) *container {
-	return &container{s: s, id: id, execs: map[string]*execution{}, done: make(chan struct{}), leaving: make(chan struct{})}
+	return &container{
+		s: s, id: id, execs: map[string]*execution{},
+		done: make(chan struct{}), leaving: make(chan struct{}), pausing: make(chan struct{}),
+	}
 }
 
 func (c *container) dir() string    { return c.s.path("keeper", c.id) }
@@ -310,12 +310,23 @@ func (c *container) pause() error {
 	default:
 		return c.notRunning()
 	}
-	c.freezing.Lock()
-	defer c.freezing.Unlock()
-	if err := c.lc.Pause(); err != nil {
+	// Those that wait to make a process in it give up; the one that makes one
+	// is waited for, for a time that clone bounds.
+	c.mu.Lock()
+	close(c.pausing)
+	c.mu.Unlock()
+	c.making.Lock()
+	err := c.lc.Pause()
+	if err == nil {
+		c.setState(keeper.StateRunning, keeper.StatePaused)
+	}
+	c.mu.Lock()
+	c.pausing = make(chan struct{})
+	c.mu.Unlock()
+	c.making.Unlock()
+	if err != nil {
 		return fmt.Errorf("pause %s: %w", c.id, err)
 	}
-	c.setState(keeper.StateRunning, keeper.StatePaused)
 	return nil
 }
 

@@ -97,16 +97,6 @@ func (c *container) reserveExec(id string) (*execution, error) {
 	return e, nil
 }
 
-// startExec makes a process in a container that is not frozen meanwhile.
-func (c *container) startExec(p *libcontainer.Process) error {
-	c.freezing.RLock()
-	defer c.freezing.RUnlock()
-	if c.status().State == keeper.StatePaused {
-		return c.paused()
-	}
-	return c.clone(func() error { return c.lc.Start(p) })
-}
-
 func (c *container) paused() error {
 	return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Errorf("container %s is paused: resume it first", c.id))
 }
@@ -162,7 +152,7 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			p.Stderr = stdio[2]
 		}
 	}
-	if err := c.startExec(p); err != nil {
+	if err := c.clone(func() error { return c.lc.Start(p) }); err != nil {
 		if c.status().State == keeper.StateStopped {
 			return nil, c.notRunning()
 		}
