@@ -21,7 +21,10 @@ import (
 // those that start later included.
 //
 //	events ──start──► one goroutine per container, reading its log
-//	        ──die───► ended(), and a look whether anything is left to follow
+//	        ──die───► exited(), and a look whether anything is left to follow
+//
+// While containers are still being started, during follows; then run goes on
+// until nothing is left, or rest shows what there is and stops.
 type follower struct {
 	client   *client.Client
 	project  string
@@ -29,7 +32,9 @@ type follower struct {
 	services []string // none: all
 	index    int      // of a replica; 0: all
 	skip     func(service string) bool
-	since    time.Time // from when events are heard
+	began    time.Time
+	since    time.Time // from when events are heard; it moves on with them
+	starting bool      // more will start: that nothing is left is not the end
 
 	// exited, if not nil, hears of every container that ends, and with what
 	// code. An error ends the follower with it.
@@ -42,8 +47,10 @@ type follower struct {
 	work     sync.WaitGroup
 }
 
-func newFollower(c *client.Client, project string, p *logPrinter, services []string) *follower {
+// newFollower makes a follower of what happens from a time on.
+func newFollower(c *client.Client, project string, p *logPrinter, services []string, began time.Time) *follower {
 	return &follower{client: c, project: project, printer: p, services: services,
+		began: began, since: began,
 		reading: map[string]bool{}, again: map[string]bool{}, lastLine: map[string]time.Time{}}
 }
 
@@ -55,6 +62,73 @@ func (f *follower) wants(r replica) bool {
 		(len(f.services) == 0 || slices.Contains(f.services, r.service)) &&
 		(f.index == 0 || r.labels.Number == f.index) &&
 		(f.skip == nil || !f.skip(r.service))
+}
+
+// during follows while somebody starts containers, until starting is done. What
+// ran before is shown from now on, what starts from its start.
+func (f *follower) during(ctx, starting context.Context) error {
+	f.starting = true
+	defer func() { f.starting = false }()
+	list, err := f.relist(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if f.wants(r) && r.live() {
+			f.read(ctx, r, client.LogsOptions{Since: f.since})
+		}
+	}
+	err = retried(starting, func() error {
+		return f.hear(starting, time.Time{}, func(e client.Event) error { return f.heard(ctx, e) })
+	})
+	if starting.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// rest shows what has been written and was not shown yet, and what has ended,
+// and waits for no more. Nothing else may be following.
+func (f *follower) rest(ctx context.Context) error {
+	f.work.Wait()
+	list, err := f.relist(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range list {
+		if !f.wants(r) {
+			continue
+		}
+		err := readLog(ctx, f.client, r.ID, f.from(r.ID, client.LogsOptions{Since: f.began}), func(l logLine) error {
+			f.printer.print(r.short(f.project), l)
+			return nil
+		})
+		if !errdefs.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, f.hear(ctx, time.Now(), func(e client.Event) error {
+		if string(e.Action) != "die" {
+			return nil
+		}
+		return f.died(eventReplica(e), e)
+	}))
+	return errors.Join(errs...)
+}
+
+// hear listens to events from where it last stopped, up to a time if one is
+// given.
+func (f *follower) hear(ctx context.Context, until time.Time, each func(client.Event) error) error {
+	events := client.EventsOptions{Since: stamp(f.since), Until: stamp(until), Filters: client.Filters{}.
+		Add("type", "container").Add("label", scheduler.LabelProject+"="+f.project).
+		Add("event", "start", "die", "destroy")}
+	return f.client.Events(ctx, events, func(e client.Event) error {
+		if at := time.Unix(0, e.TimeNano); at.After(f.since) {
+			f.since = at.Add(time.Nanosecond)
+		}
+		return each(e)
+	})
 }
 
 // run follows until nothing is left, ctx is done or exited says so. list are
@@ -78,17 +152,18 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 			live++
 		}
 	}
-	events := client.EventsOptions{Since: stamp(f.since), Filters: client.Filters{}.
-		Add("type", "container").Add("label", scheduler.LabelProject+"="+f.project).
-		Add("event", "start", "die", "destroy")}
+	var until time.Time
 	if live == 0 { // what has happened is still to be heard, and that is all
-		events.Until = stamp(time.Now())
+		until = time.Now()
 	}
-	err := f.client.Events(ctx, events, func(e client.Event) error { return f.heard(ctx, e) })
+	hear := func() error {
+		return f.hear(ctx, until, func(e client.Event) error { return f.heard(ctx, e) })
+	}
+	err := hear()
 	for lost(ctx, err) && live > 0 {
 		// The daemon has gone; the containers have not, and the next daemon is
 		// soon there. What happened in between is seen by looking.
-		events.Since = stamp(time.Now())
+		f.since = time.Now()
 		gone := err
 		if list, err = f.relist(ctx); lost(ctx, err) {
 			err = gone
@@ -104,7 +179,7 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 			}
 		}
 		if err = errNothingLeft; left {
-			err = f.client.Events(ctx, events, func(e client.Event) error { return f.heard(ctx, e) })
+			err = hear()
 		}
 	}
 	if errors.Is(err, errNothingLeft) || err == nil && live == 0 {
@@ -172,20 +247,42 @@ func (f *follower) relist(ctx context.Context) (list []replica, err error) {
 	return list, err
 }
 
-func (f *follower) heard(ctx context.Context, e client.Event) error {
+// eventReplica is the container an event is about.
+func eventReplica(e client.Event) replica {
 	r := replica{labels: scheduler.FromLabels(e.Actor.Attributes), name: e.Actor.Attributes["name"]}
 	r.ID, r.service = e.Actor.ID, r.labels.Service
+	return r
+}
+
+func (f *follower) died(r replica, e client.Event) error {
+	if f.exited == nil || r.labels.OneOff {
+		return nil
+	}
+	code, _ := strconv.Atoi(e.Actor.Attributes["exitCode"])
+	return f.exited(r, code)
+}
+
+func (f *follower) heard(ctx context.Context, e client.Event) error {
+	r := eventReplica(e)
 	switch string(e.Action) {
 	case "start":
 		if f.wants(r) {
-			f.read(ctx, r, client.LogsOptions{Follow: true, Since: time.Unix(0, e.TimeNano).Add(-time.Second)})
+			// Its first lines may be older than the event; those of a run before
+			// this following are none of it.
+			since := time.Unix(0, e.TimeNano).Add(-time.Second)
+			if since.Before(f.began) {
+				since = f.began
+			}
+			f.read(ctx, r, client.LogsOptions{Follow: true, Since: since})
 		}
 	case "die", "destroy":
-		if e.Action == "die" && f.exited != nil && !r.labels.OneOff {
-			code, _ := strconv.Atoi(e.Actor.Attributes["exitCode"])
-			if err := f.exited(r, code); err != nil {
+		if e.Action == "die" {
+			if err := f.died(r, e); err != nil {
 				return err
 			}
+		}
+		if f.starting {
+			return nil
 		}
 		list, err := projectContainers(ctx, f.client, f.project)
 		if err != nil {

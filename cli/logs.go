@@ -105,9 +105,8 @@ func (a *app) logs(ctx context.Context, services []string, o logsOptions) error 
 	}
 	printer := &logPrinter{out: a.out, prefix: !o.noPrefix, colour: !o.noColor && a.colourful(a.out), timestamps: o.timestamps}
 	if o.follow {
-		f := newFollower(s.client, s.name, printer, services)
+		f := newFollower(s.client, s.name, printer, services, began)
 		f.index = o.index
-		f.since = began
 		return f.run(ctx, s.containers, o.query())
 	}
 	var chosen []replica

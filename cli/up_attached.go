@@ -10,32 +10,37 @@ import (
 	"time"
 
 	"gantry/client"
+	"gantry/compose"
 	"gantry/scheduler"
 )
 
-// upAttached brings a goal up and shows what its containers write, until they
-// have all ended or somebody interrupts.
+// upAttached brings a goal up and shows what its containers write, from the
+// moment they start until they have all ended or somebody interrupts.
 //
-//	Apply ──► follow ──all ended, or one that counts──► stop
-//	  │         │  first interrupt ───────────────────► stop, gracefully
-//	  └ interrupt: what has been started is stopped     │ second
-//	                                                    ▼
-//	                                                  kill
+//	Apply ──────failed──────────► what was written, and the error
+//	follow ──all ended, or one that counts──► stop
+//	  │  first interrupt ───────────────────► stop, gracefully
+//	  └                                       │ second
+//	                                          ▼
+//	                                        kill
 func (a *app) upAttached(ctx context.Context, c *client.Client, g scheduler.Goal, o upOptions) error {
 	signals := make(chan os.Signal, 2)
 	defer a.interrupts.take(signals)()
 
 	began := time.Now()
 	printer := &logPrinter{out: a.out, prefix: !o.noPrefix, colour: !o.noColor && a.colourful(a.out), timestamps: o.timestamp}
-	f := newFollower(c, g.Project.Name, printer, shownServices(g, o))
+	f := newFollower(c, g.Project.Name, printer, shownServices(g, o), began)
 	f.skip = attachable(o.attach, o.noAttach)
-	f.since = began
-
-	applying, cancelApply := context.WithCancel(ctx)
-	defer cancelApply()
-	applied := make(chan error, 1)
-
-	end := &ending{o: o, signal: make(chan struct{})}
+	for name, want := range g.Services {
+		s := g.Project.Services[name]
+		s.Name = name
+		for n := range want.Replicas {
+			if r := (replica{name: scheduler.ContainerName(g.Project, s, n+1), service: name}); f.wants(r) {
+				printer.know(r.short(g.Project.Name))
+			}
+		}
+	}
+	end := &ending{o: o, jobs: jobs(g.Project), signal: make(chan struct{})}
 	f.exited = func(r replica, code int) error {
 		if !f.wants(r) && r.service != o.exitCodeFrom {
 			return nil
@@ -45,66 +50,114 @@ func (a *app) upAttached(ctx context.Context, c *client.Client, g scheduler.Goal
 		return nil
 	}
 
+	applying, cancelApply := context.WithCancel(ctx)
+	defer cancelApply()
+	applied := make(chan error, 1)
+	go func() { applied <- a.applyAttached(applying, c, g) }()
+
 	following, cancelFollow := context.WithCancel(ctx)
 	defer cancelFollow()
+	starting, started := context.WithCancel(following)
+	defer started()
 	followed := make(chan error, 1)
-	go func() { applied <- a.apply(applying, c, g, "up") }()
-	follow := func() {
-		list, err := projectContainers(following, c, g.Project.Name)
-		if err != nil {
+	go func() {
+		if err := f.during(following, starting); err != nil {
 			followed <- err
 			return
 		}
-		// What ran before is shown from now on, what has been started since
-		// from its start.
-		followed <- f.run(following, list, client.LogsOptions{Since: began})
-	}
-	attached := false // the follower has been started, and must be waited for
-	wait := func() error {
-		if !attached {
+		list, err := projectContainers(following, c, g.Project.Name)
+		if err == nil {
+			err = f.run(following, list, client.LogsOptions{Since: began})
+		}
+		followed <- err
+	}()
+	wait := func() error { // for the follower, once
+		if followed == nil {
 			return nil
 		}
 		err := <-followed
+		followed = nil
 		if errors.Is(err, context.Canceled) {
 			return nil
 		}
 		return err
 	}
+	up := false            // the apply has ended
+	var broke error        // why the follower ended before it
+	stop := func() error { // what has been started, with all that writes still shown
+		if !up {
+			cancelApply()
+			<-applied // the steps under way end first
+			up = true
+			started()
+		}
+		err := a.stopAll(ctx, c, g, o, signals, cancelFollow)
+		cancelFollow()
+		return errors.Join(err, wait())
+	}
 
 	for {
 		select {
 		case err := <-applied:
+			up = true
 			if err != nil {
 				cancelFollow()
-				return errors.Join(err, wait())
+				_ = wait()
+				return errors.Join(err, f.rest(ctx))
 			}
-			fmt.Fprintln(a.err, "Attached to the containers; Ctrl-C stops them")
-			attached = true
-			go follow()
+			started()
+			if followed == nil {
+				return fmt.Errorf("project %s is up, but its logs cannot be followed: %w; see `gantry logs -f`", g.Project.Name, broke)
+			}
 		case err := <-followed:
-			if err != nil {
+			followed = nil
+			switch {
+			case !up: // the apply goes on
+				broke = err
+			case err != nil:
 				return err
+			default:
+				return end.result()
 			}
-			return end.result()
 		case <-end.signal:
 			fmt.Fprintln(a.err, "Aborting on container exit...")
-			err := a.stopAll(ctx, c, g, o, signals, cancelFollow)
-			cancelFollow()
-			return errors.Join(err, wait(), end.result())
+			return errors.Join(stop(), end.result())
 		case <-signals:
-			cancelApply()
-			if !attached { // the apply under way ends first
-				<-applied
-			}
 			fmt.Fprintln(a.err, "\nGracefully stopping... (press Ctrl+C again to force)")
-			err := a.stopAll(ctx, c, g, o, signals, cancelFollow)
-			cancelFollow()
-			if err := errors.Join(err, wait()); err != nil {
+			if err := stop(); err != nil {
 				return err
 			}
 			return exitCode(exitInterrupted)
 		}
 	}
+}
+
+// applyAttached is apply with a line for each step, since the containers' own
+// lines come in between.
+func (a *app) applyAttached(ctx context.Context, c *client.Client, g scheduler.Goal) error {
+	show := a.lineProgress()
+	defer show.close()
+	said := false
+	return c.Apply(ctx, g, func(e scheduler.Event) {
+		if e.Plan != nil && !said {
+			said = true
+			fmt.Fprintln(a.err, "Attaching to the containers; Ctrl-C stops them")
+		}
+		show.event(e)
+	})
+}
+
+// jobs are the services that others wait for to complete.
+func jobs(p *compose.Project) map[string]bool {
+	all := map[string]bool{}
+	for _, s := range p.Services {
+		for name, d := range s.DependsOn {
+			if d.Condition == compose.ConditionCompleted {
+				all[name] = true
+			}
+		}
+	}
+	return all
 }
 
 // shownServices are those whose output is shown: the ones asked for, and with
@@ -166,7 +219,8 @@ func (a *app) stopAll(ctx context.Context, c *client.Client, g scheduler.Goal, o
 // exit code.
 type ending struct {
 	o      upOptions
-	signal chan struct{} // closed when all are to be stopped
+	jobs   map[string]bool // whose good end is no reason to stop the others
+	signal chan struct{}   // closed when all are to be stopped
 
 	mu    sync.Mutex
 	ended bool
@@ -180,7 +234,8 @@ func (e *ending) saw(service string, code int) {
 	if service == e.o.exitCodeFrom && !e.named {
 		e.named, e.code = true, code
 	}
-	if e.ended || !(e.o.abortOnExit || e.o.abortOnFailure && code != 0) {
+	awaited := e.jobs[service] && code == 0 && service != e.o.exitCodeFrom
+	if e.ended || awaited || !(e.o.abortOnExit || e.o.abortOnFailure && code != 0) {
 		return
 	}
 	e.ended = true

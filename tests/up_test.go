@@ -1,0 +1,132 @@
+package tests
+
+import (
+	"strings"
+	"testing"
+)
+
+// inOrder fails the test unless the words are found one behind the other.
+func inOrder(t testing.TB, text string, words ...string) {
+	t.Helper()
+	rest := text
+	for _, w := range words {
+		_, after, ok := strings.Cut(rest, w)
+		if !ok {
+			t.Errorf("%q is not where it should be in:\n%s", w, text)
+			return
+		}
+		rest = after
+	}
+}
+
+// up in the foreground shows what containers write from the moment they start,
+// whatever becomes of the others.
+func TestForegroundLogs(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	run := func(name string, f func(t *testing.T, m *machine)) {
+		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, m.with(t)) })
+	}
+	run("while others wait", func(t *testing.T, m *machine) {
+		dir := m.project("early-logs", `
+services:
+  db:
+    image: busybox
+    command: sh -c 'echo opening files; while [ ! -e /go ]; do sleep 0.05; done; echo ready to serve; exec sleep 1000'
+    stop_signal: SIGKILL
+    healthcheck: {test: test -e /go, interval: 100ms, retries: 10000}
+  web: {image: busybox, command: sh -c 'echo web is here; exec sleep 1000', stop_signal: SIGKILL, depends_on: {db: {condition: service_healthy}}}
+`)
+		x := m.openTerminal(dir, "up")
+		x.shows("opening files") // and db will not be healthy before somebody says so
+		m.okIn(dir, "exec", "-T", "db", "touch", "/go")
+		x.shows("web is here")
+		x.shows("ready to serve")
+		x.types("\x03")
+		x.ends(130)
+		if strings.Contains(x.screen(), "\x1b[?2026h") {
+			t.Errorf("a live view is drawn over the containers' lines:\n%q", x.screen())
+		}
+		inOrder(t, x.screen(), "Container early-logs-db-1  Started", "Service db  Ready", "web is here", "web-1 exited with code")
+		inOrder(t, x.screen(), "opening files", "ready to serve")
+		if n := strings.Count(x.screen(), "opening files"); n != 1 {
+			t.Errorf("a line is shown %d times:\n%s", n, x.screen())
+		}
+	})
+	run("of an apply that fails", func(t *testing.T, m *machine) {
+		dir := m.project("fails", `
+services:
+  db: {image: busybox, command: sh -c 'echo no such directory; echo giving up; exit 3', restart: "no"}
+  sick: {image: busybox, command: sh -c 'echo I feel bad; exec sleep 1000', stop_signal: SIGKILL, healthcheck: {test: "false", interval: 200ms, retries: 2}}
+  web: {image: busybox, command: sleep 1000, depends_on: {db: {condition: service_completed_successfully}, sick: {condition: service_healthy}}}
+`)
+		r := m.in(dir, "up")
+		inOrder(t, r.out, "db-1", "no such directory", "giving up")
+		inOrder(t, r.out, "sick-1", "I feel bad")
+		inOrder(t, r.out, "db-1   exited with code 3")
+		inOrder(t, r.err, "Container fails-web-1  Skipped", "gantry: ", "fails-db-1", "exit code 3", "gantry logs db")
+		if r.code != 1 || strings.Contains(r.err, "giving up") {
+			t.Error(r)
+		}
+	})
+	run("of a job that has been done", func(t *testing.T, m *machine) {
+		dir := m.project("done", `
+services:
+  job: {image: busybox, command: sh -c 'echo working; echo worked'}
+  web: {image: busybox, command: sleep 1000, stop_signal: SIGKILL, depends_on: {job: {condition: service_completed_successfully}}}
+`)
+		m.okIn(dir, "up", "-d")
+		r := m.in(dir, "up", "job")
+		if r.code != 0 || strings.Count(r.out, "working") != 1 || strings.Count(r.out, "worked") != 1 || !strings.Contains(r.out, "job-1 exited with code 0") {
+			t.Error(r)
+		}
+	})
+	run("a job that ends well does not end the others", func(t *testing.T, m *machine) {
+		dir := m.project("suite", `
+services:
+  prepare: {image: busybox, command: sh -c 'echo prepared'}
+  tests: {image: busybox, command: sh -c 'echo testing; exit 9', depends_on: {prepare: {condition: service_completed_successfully}}}
+`)
+		r := m.in(dir, "up", "--exit-code-from", "tests")
+		if r.code != 9 {
+			t.Error(r)
+		}
+		inOrder(t, r.out, "prepared", "testing")
+	})
+}
+
+// up --wait is content when services run and go on running.
+func TestWait(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	dir := m.project("waits", `
+services:
+  good: {image: busybox, command: sleep 1000, stop_signal: SIGKILL}
+  bad: {image: busybox, command: sh -c 'sleep 0.05; exit 3'}
+`)
+	r := m.in(dir, "up", "--wait", "good")
+	if r.code != 0 {
+		t.Fatal(r)
+	}
+	if r = m.in(dir, "up", "--wait", "bad"); r.code != 1 {
+		t.Error(r)
+	}
+	inOrder(t, r.err, "gantry: ", "container waits-bad-1 exited with code 3", "gantry logs bad")
+	// A new container of a job must end well even if everybody who waits for it runs already.
+	job := `
+services:
+  job: {image: busybox, command: exit %s}
+  web: {image: busybox, command: sleep 1000, stop_signal: SIGKILL, depends_on: {job: {condition: service_completed_successfully}}}
+`
+	dir = m.project("again", strings.Replace(job, "exit %s", "'true'", 1))
+	m.okIn(dir, "up", "-d")
+	since := m.shows("again-web-1", "{{.State.StartedAt}}")
+	write(t, dir+"/compose.yaml", strings.Replace(job, "exit %s", "sh -c 'exit 4'", 1))
+	if r = m.in(dir, "up", "-d"); r.code != 1 {
+		t.Error(r)
+	}
+	inOrder(t, r.err, "gantry: ", "again-job-1", "exit code 4", "gantry logs job")
+	if now := m.shows("again-web-1", "{{.State.StartedAt}}"); now != since {
+		t.Errorf("web was restarted: %s, %s", since, now)
+	}
+}
