@@ -36,5 +36,5 @@
 // One exception to "up starts what has exited", as Docker Compose has it: a
 // service that another waits for with service_completed_successfully, that
 // exited with code 0 and has not changed, is done. It runs again when it
-// changes or when its recreation is forced.
+// changes, when its recreation is forced or when it is asked for by name.
 package scheduler

@@ -70,6 +70,29 @@ func (p *planner) await(d *service, c Condition, optional bool, why string) int 
 	return p.awaits[key]
 }
 
+// awaitJobs plans to wait for the jobs that run again, also where everybody
+// who waits for them runs already: that they fail must not go unsaid.
+func (p *planner) awaitJobs() error {
+	if p.want.Options.NoStart || p.want.Options.NoDeps {
+		return nil
+	}
+	for _, s := range p.order {
+		if !s.runs() {
+			continue
+		}
+		for _, e := range p.graph.Dependencies(s.name) {
+			d := p.services[e.Service]
+			if d == nil || e.Condition != compose.ConditionCompleted || !d.runs() || len(d.acted) == 0 {
+				continue
+			}
+			if _, ok := p.awaits[awaitKey{d.name, IsCompleted, false}]; !ok {
+				p.await(d, IsCompleted, !e.Required, s.name+" depends on it")
+			}
+		}
+	}
+	return nil
+}
+
 // awaitAll plans, where the user asked to wait, until services are ready and
 // jobs have ended well.
 func (p *planner) awaitAll() error {

@@ -35,7 +35,7 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	p.graph = graph
 	for _, stage := range []func() error{
 		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts,
-		p.planServices, p.stopServices, p.awaitAll,
+		p.planServices, p.stopServices, p.awaitJobs, p.awaitAll,
 	} {
 		if err := stage(); err != nil {
 			return Plan{}, err

@@ -171,7 +171,7 @@ func (p *planner) startReason(s *service, c Container) string {
 	if c.Status == Created || c.FinishedAt.IsZero() {
 		return "never started"
 	}
-	if c.FinishedAt.After(s.want.Asked) || p.done(s, c) {
+	if c.FinishedAt.After(s.want.Asked) || p.done(s, c) && !slices.Contains(p.want.Options.Services, s.name) {
 		return ""
 	}
 	if c.Stopped {
