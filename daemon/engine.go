@@ -415,21 +415,26 @@ func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.
 		case scheduler.IsHealthy:
 			return e.rt.AwaitHealthy(ctx, c.ID)
 		case scheduler.IsReady:
-			if c.State == runtime.Running && c.Health == nil {
-				return nil
-			}
 			if c.Health != nil {
 				return e.rt.AwaitHealthy(ctx, c.ID)
 			}
 			if c.State == runtime.Exited || c.State == runtime.Dead {
-				return fmt.Errorf("container %s exited with code %d: %w", c.Name, c.ExitCode, errdefs.ErrFailedPrecondition)
+				return fmt.Errorf("container %s exited with code %d; see `gantry logs %s`: %w",
+					c.Name, c.ExitCode, c.Config.Labels[scheduler.LabelService], errdefs.ErrFailedPrecondition)
+			}
+			if c.State == runtime.Running {
+				steady, err := e.steady(ctx, c)
+				if steady || err != nil {
+					return err
+				}
 			}
 		case scheduler.IsCompleted:
 			if c.State == runtime.Exited && !c.StartedAt.IsZero() {
 				if c.ExitCode == 0 {
 					return nil
 				}
-				return fmt.Errorf("container %s did not complete successfully: exit code %d; see its log: %w", c.Name, c.ExitCode, errdefs.ErrFailedPrecondition)
+				return fmt.Errorf("container %s did not complete successfully: exit code %d; see `gantry logs %s`: %w",
+					c.Name, c.ExitCode, c.Config.Labels[scheduler.LabelService], errdefs.ErrFailedPrecondition)
 			}
 			if c.State == runtime.Dead || c.State == runtime.Removing {
 				return fmt.Errorf("container %s was removed: %w", c.Name, errdefs.ErrFailedPrecondition)
@@ -443,6 +448,27 @@ func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.
 			return err
 		}
 	}
+}
+
+// steadyAfter is how long a container without a healthcheck must have run to
+// count as ready: a program that cannot find its configuration or its library
+// has ended well before, on a slow machine, too.
+const steadyAfter = 300 * time.Millisecond
+
+// steady waits until a running container has run for steadyAfter, and reports
+// false if something has happened to it before.
+func (e *engine) steady(ctx context.Context, c runtime.Container) (bool, error) {
+	left := steadyAfter - time.Since(c.StartedAt)
+	if left <= 0 {
+		return true, nil
+	}
+	bound, cancel := context.WithTimeout(ctx, min(left, steadyAfter)) // whatever the clock was set to meanwhile
+	defer cancel()
+	err := e.rt.AwaitChange(bound, c)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return true, nil
+	}
+	return false, err
 }
 
 // Watch tells which projects had something happen to them.
