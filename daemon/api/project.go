@@ -155,7 +155,8 @@ func closing(request context.Context) bool {
 	return !errors.Is(context.Cause(request), context.Canceled)
 }
 
-// readGoal reads a goal and checks that it is the one of the path's project.
+// readGoal reads a goal and checks that it is the one of the path's project,
+// and that all it says can be honoured: not every client has asked before.
 func readGoal(w http.ResponseWriter, r *http.Request) (scheduler.Goal, error) {
 	var g scheduler.Goal
 	if err := readBody(w, r, maxGoal, &g); err != nil {
@@ -164,7 +165,9 @@ func readGoal(w http.ResponseWriter, r *http.Request) (scheduler.Goal, error) {
 	if name := r.PathValue("name"); g.Project == nil || g.Project.Name != name {
 		return g, invalid("the goal is not one of project %s", name)
 	}
-	return g, nil
+	asked := *g.Project
+	asked.ComposeFiles = nil // its files, in which it would say where, are the client's
+	return g, errors.Join(compose.Unsupported(&asked)...)
 }
 
 // readBody decodes gantry's own requests; client and daemon are of one make,

@@ -85,6 +85,32 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// A goal that cannot be honoured is refused whoever sends it, in the words the
+// client has for it.
+func TestApplyRefusesUnsupported(t *testing.T) {
+	p := &scripted{apply: func(context.Context, scheduler.Goal, func(scheduler.Event)) error {
+		t.Error("it was applied")
+		return nil
+	}}
+	c := ours(t, Options{Engine: newFake(), Projects: p})
+	g := shop()
+	web := g.Project.Services["web"]
+	web.ExternalLinks = []string{"other"}
+	web.Runtime = "kata"
+	g.Project.Services["web"] = web
+	g.Project.ComposeFiles = []string{"/nowhere/compose.yaml"}
+	want := errors.Join(compose.Unsupported(g.Project)...).Error()
+	if !strings.Contains(want, "external_links") || !strings.Contains(want, "runtime") {
+		t.Fatalf("the wrong things are refused: %s", want)
+	}
+	if err := c.Apply(t.Context(), g, nil); !errdefs.IsNotImplemented(err) || err.Error() != want {
+		t.Errorf("applied: got %v, want %s", err, want)
+	}
+	if _, err := c.Plan(t.Context(), g); !errdefs.IsNotImplemented(err) || err.Error() != want {
+		t.Errorf("planned: got %v, want %s", err, want)
+	}
+}
+
 // The client's leaving cancels the call.
 func TestApplyIsCancelled(t *testing.T) {
 	cancelled := make(chan struct{})
