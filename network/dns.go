@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,10 @@ type view struct {
 	Hostname    string            // its own; "" none
 	Links       map[string]string // names it alone has for others, folded: its name → theirs
 	HostGateway netip.Addr        // answer to host.docker.internal; zero: no such name
-	Internal    bool              // only internal networks: nothing is forwarded
+	Internal    bool              // only internal networks: nothing leaves it
+	// Within runs something in the sandbox's network namespace: servers on the
+	// loopback are the sandbox's own. nil: they are the host's.
+	Within func(func() error) error
 	// Hold: it is not known yet what the sandbox sees. Its queries wait in
 	// the sockets until update says.
 	Hold bool
@@ -41,7 +45,7 @@ type view struct {
 
 const (
 	dnsQuerySize   = 2048             // bytes of a query; real ones have less than 400
-	dnsPending     = 64               // queries one sandbox may have at the host's resolvers
+	dnsPending     = 64               // queries one sandbox may have at other resolvers
 	dnsConnections = 16               // TCP connections of one sandbox
 	dnsIdle        = 10 * time.Second // until a silent TCP connection is closed
 	dnsAdvertise   = 1232             // EDNS size that passes every path unfragmented (DNS flag day 2020)
@@ -59,7 +63,8 @@ const (
 //
 // What is known of the sandbox's networks is answered at once, by the
 // goroutine that read the query; everything else is asked of the resolvers in
-// the sandbox's view, from the host's namespace.
+// the sandbox's view, from the host's namespace, unless they are the sandbox's
+// own.
 type dnsServer struct {
 	o         dnsOptions
 	forwarder *forwarder
@@ -287,7 +292,7 @@ func (s *dnsSandbox) serveUDP() {
 		case s.pending <- struct{}{}:
 			s.running.Go(func() {
 				defer func() { <-s.pending }()
-				send(s.forwarder.ask(s.ctx, q, servers))
+				send(s.forwarder.ask(s.ctx, q, servers, len(s.pending)))
 			})
 		default:
 			send(replyTo(q, dns.RcodeServerFailure))
@@ -342,7 +347,13 @@ func (s *dnsSandbox) serveConn(c net.Conn) {
 		q, reply := parseQuery(buf[:n])
 		if q != nil {
 			if reply = s.local(q); reply == nil {
-				reply = s.forwarder.ask(s.ctx, q, s.servers())
+				select {
+				case s.pending <- struct{}{}:
+				case <-s.ctx.Done():
+					return
+				}
+				reply = s.forwarder.ask(s.ctx, q, s.servers(), len(s.pending))
+				<-s.pending
 			}
 		}
 		if reply == nil {
@@ -360,13 +371,18 @@ func (s *dnsSandbox) serveConn(c net.Conn) {
 }
 
 // servers gives the resolvers that s's other queries go to.
-func (s *dnsSandbox) servers() []netip.AddrPort {
+func (s *dnsSandbox) servers() resolvers {
 	v := s.view.Load()
+	r := resolvers{list: v.Servers}
+	own := func(a netip.AddrPort) bool { return v.Within != nil && a.Addr().IsLoopback() }
+	if slices.ContainsFunc(v.Servers, own) {
+		r.of, r.within = s.id, v.Within
+	}
 	switch {
 	case v.Internal:
-		return nil
-	case len(v.Servers) > 0:
-		return v.Servers
+		r.list = slices.DeleteFunc(slices.Clone(v.Servers), func(a netip.AddrPort) bool { return !own(a) })
+	case len(v.Servers) == 0:
+		r.list = s.o.Upstreams()
 	}
-	return s.o.Upstreams()
+	return r
 }

@@ -95,21 +95,17 @@ func (s *dnsSandbox) local(q *dns.Msg) *dns.Msg {
 	if addrs, known := s.addresses(name, v); known {
 		return addressReply(q, addrs)
 	}
-	// Nobody else may be asked from an internal network. That a name does not
-	// exist is true there; SERVFAIL would make musl wait for its whole
-	// timeout, and try its search list never.
-	if v.Internal {
+	if len(s.servers().list) > 0 {
+		return nil
+	}
+	// Nobody can be asked. Of a single word that is enough: it could only have
+	// been a name of ours. On an internal network it is true of every name, and
+	// SERVFAIL would make musl wait for its whole timeout and never try its
+	// search list. Of others nothing is known.
+	if v.Internal || !strings.Contains(name, ".") {
 		return replyTo(q, dns.RcodeNameError)
 	}
-	if len(v.Servers) == 0 && len(s.o.Upstreams()) == 0 {
-		// Nobody can be asked. Of a single word that is enough: it could only
-		// have been a name of ours. Of others nothing is known.
-		if !strings.Contains(name, ".") {
-			return replyTo(q, dns.RcodeNameError)
-		}
-		return replyTo(q, dns.RcodeServerFailure)
-	}
-	return nil
+	return replyTo(q, dns.RcodeServerFailure)
 }
 
 // addresses gives what a name means to the sandbox; known without addresses is

@@ -24,7 +24,8 @@ const (
 	forwardTimeout = 4 * time.Second // for one question; glibc and musl wait 5 s
 	forwardResend  = time.Second     // until an unanswered datagram is sent again
 	forwardGrace   = 300 * time.Millisecond
-	forwardPending = 256 // questions outstanding for all sandboxes together
+	forwardPending = 256 // questions outstanding for all sandboxes together,
+	forwardShare   = 8   // but so many each sandbox may have, whatever the others do
 )
 
 // forwarder asks other resolvers. It sends a question to all servers of a list
@@ -45,13 +46,22 @@ type forwarder struct {
 	calls map[dnsKey]*dnsCall
 }
 
+// resolvers are the servers that a sandbox's questions go to.
+type resolvers struct {
+	list []netip.AddrPort
+	// Of a list with loopback addresses, which mean the sandbox's own: whose it
+	// is, and how to run something there.
+	of     string
+	within func(func() error) error
+}
+
 // dnsKey is everything an answer depends on.
 type dnsKey struct {
 	name    string // in lower case
 	qtype   uint16
 	qclass  uint16
 	do, cd  bool   // DNSSEC records wanted, unchecked ones allowed
-	servers string // the list that was asked
+	servers string // the list that was asked, and by whom if that matters
 }
 
 // dnsCall is a question on its way.
@@ -73,13 +83,13 @@ func (f *forwarder) close() {
 	f.running.Wait()
 }
 
-func keyOf(q *dns.Msg, servers []netip.AddrPort) dnsKey {
+func keyOf(q *dns.Msg, r resolvers) dnsKey {
 	k := dnsKey{name: fold(q.Question[0].Name), qtype: q.Question[0].Qtype, qclass: q.Question[0].Qclass, cd: q.CheckingDisabled}
 	if opt := q.IsEdns0(); opt != nil {
 		k.do = opt.Do()
 	}
-	var b []byte
-	for _, s := range servers {
+	b := []byte(r.of)
+	for _, s := range r.list {
 		b = append(s.AppendTo(b), ' ')
 	}
 	k.servers = string(b)
@@ -87,8 +97,8 @@ func keyOf(q *dns.Msg, servers []netip.AddrPort) dnsKey {
 }
 
 // cached gives the reply that is already known, or nil.
-func (f *forwarder) cached(q *dns.Msg, servers []netip.AddrPort) *dns.Msg {
-	wire, age, ok := f.cache.get(keyOf(q, servers))
+func (f *forwarder) cached(q *dns.Msg, r resolvers) *dns.Msg {
+	wire, age, ok := f.cache.get(keyOf(q, r))
 	if !ok {
 		return nil
 	}
@@ -96,25 +106,27 @@ func (f *forwarder) cached(q *dns.Msg, servers []netip.AddrPort) *dns.Msg {
 }
 
 // ask gives the reply to q: what the servers say, or SERVFAIL. It is nil only
-// when ctx ended first.
-func (f *forwarder) ask(ctx context.Context, q *dns.Msg, servers []netip.AddrPort) *dns.Msg {
-	k := keyOf(q, servers)
+// when ctx ended first. own is how many questions the sandbox has outstanding,
+// this one included.
+func (f *forwarder) ask(ctx context.Context, q *dns.Msg, r resolvers, own int) *dns.Msg {
+	k := keyOf(q, r)
 	if wire, age, ok := f.cache.get(k); ok {
 		return forwardReply(q, wire, age)
 	}
 	f.mu.Lock()
 	c := f.calls[k]
 	if c == nil {
-		if len(f.calls) >= forwardPending || f.ctx.Err() != nil || len(servers) == 0 {
+		full := len(f.calls) >= forwardPending && own > forwardShare
+		if full || f.ctx.Err() != nil || len(r.list) == 0 {
 			f.mu.Unlock()
 			return replyTo(q, dns.RcodeServerFailure)
 		}
 		c = &dnsCall{done: make(chan struct{})}
 		f.calls[k] = c
-		servers = slices.Clone(servers)
+		r.list = slices.Clone(r.list)
 		question := q.Question[0]
 		f.running.Go(func() {
-			c.wire = f.race(question, k, servers)
+			c.wire = f.race(question, k, r)
 			f.cache.put(k, c.wire)
 			f.mu.Lock()
 			delete(f.calls, k)
@@ -168,22 +180,22 @@ type answered struct {
 func (a answered) negative() bool { return a.msg.Rcode != dns.RcodeSuccess || len(a.msg.Answer) == 0 }
 
 // race asks all servers and gives the answer to go by, nil if there is none.
-func (f *forwarder) race(question dns.Question, k dnsKey, servers []netip.AddrPort) []byte {
+func (f *forwarder) race(question dns.Question, k dnsKey, r resolvers) []byte {
 	ctx, cancel := context.WithTimeout(f.ctx, forwardTimeout)
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel() // before the wait: ends the slower ones
-	answers := make(chan answered, len(servers))
-	for i, server := range servers {
+	answers := make(chan answered, len(r.list))
+	for i, server := range r.list {
 		asking.Go(func() {
 			a := answered{server: i}
-			a.wire, a.msg, a.err = exchange(ctx, server, question, k)
+			a.wire, a.msg, a.err = exchange(ctx, r.way(server), question, k)
 			answers <- a
 		})
 	}
 	var no *answered // the best "there is no such thing"
 	silent := map[int]bool{}
-	for i := range servers {
+	for i := range r.list {
 		silent[i] = true
 	}
 	var grace <-chan time.Time
@@ -219,44 +231,73 @@ func (f *forwarder) race(question dns.Question, k dnsKey, servers []netip.AddrPo
 	return nil
 }
 
+// way is how to reach a server.
+type way struct {
+	server netip.AddrPort
+	within func(func() error) error // nil: from the host's namespace
+}
+
+func (r resolvers) way(server netip.AddrPort) way {
+	w := way{server: server}
+	if server.Addr().IsLoopback() {
+		w.within = r.within
+	}
+	return w
+}
+
+// dial opens a socket in the namespace the way begins in, where it stays.
+func (w way) dial(ctx context.Context, network string) (c net.Conn, err error) {
+	var dialer net.Dialer
+	if w.within == nil {
+		return dialer.DialContext(ctx, network, w.server.String())
+	}
+	err = w.within(func() (err error) {
+		c, err = dialer.DialContext(ctx, network, w.server.String())
+		return err
+	})
+	if err != nil && c != nil { // the thread did not come home
+		c.Close()
+	}
+	return c, err
+}
+
 // exchange asks one server, by datagram and, if the answer does not fit into
 // one, by TCP. Any answer but "it is so" and "there is no such thing" is an
 // error.
-func exchange(ctx context.Context, server netip.AddrPort, question dns.Question, k dnsKey) ([]byte, *dns.Msg, error) {
+func exchange(ctx context.Context, to way, question dns.Question, k dnsKey) ([]byte, *dns.Msg, error) {
 	q := new(dns.Msg)
 	q.RecursionDesired = true
 	q.CheckingDisabled = k.cd
 	q.Question = []dns.Question{question}
 	q.SetEdns0(dnsAdvertise, k.do)
-	wire, m, err := exchangeOver(ctx, "udp", server, q)
+	wire, m, err := exchangeOver(ctx, "udp", to, q)
 	if err == nil && (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) && !k.do {
 		q.Extra = nil // a server that does not know EDNS (RFC 6891, 7)
-		wire, m, err = exchangeOver(ctx, "udp", server, q)
+		wire, m, err = exchangeOver(ctx, "udp", to, q)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	if m.Truncated {
-		if w, full, err := exchangeOver(ctx, "tcp", server, q); err == nil {
+		if w, full, err := exchangeOver(ctx, "tcp", to, q); err == nil {
 			wire, m = w, full
 		}
 	}
 	if m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
-		return nil, nil, fmt.Errorf("%s answers %s", server, dns.RcodeToString[m.Rcode])
+		return nil, nil, fmt.Errorf("%s answers %s", to.server, dns.RcodeToString[m.Rcode])
 	}
 	return wire, m, nil
 }
 
 // exchangeOver sends q with an id (and, over UDP, a port) of its own and waits
 // for the answer to it.
-func exchangeOver(ctx context.Context, network string, server netip.AddrPort, q *dns.Msg) ([]byte, *dns.Msg, error) {
+func exchangeOver(ctx context.Context, network string, to way, q *dns.Msg) ([]byte, *dns.Msg, error) {
 	q.Id = uint16(rand.Uint32())
 	wire, err := q.Pack()
 	if err != nil {
 		return nil, nil, err
 	}
-	var dialer net.Dialer
-	c, err := dialer.DialContext(ctx, network, server.String())
+	c, err := to.dial(ctx, network)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -331,6 +331,8 @@ func (f *Fabric) register(s *sandbox, from string) view {
 	defer f.mu.Unlock()
 	var entries []entry
 	v := view{Hostname: s.hostname, Links: s.links, Internal: true}
+	path := f.path(s.id)
+	v.Within = func(fn func() error) error { return inside(path, fn) }
 	for _, a := range s.servers {
 		v.Servers = append(v.Servers, netip.AddrPortFrom(a, 53))
 	}

@@ -27,6 +27,9 @@ func (c Config) Validate(h Host) error {
 	return c.Resources.Validate(h)
 }
 
+// resolver is where containers find gantry's resolver.
+var resolver = netip.AddrFrom4([4]byte{127, 0, 0, 11})
+
 const maxHostname = 64 // of the kernel, HOST_NAME_MAX
 
 func checkProcess(c Config, _ Host) error {
@@ -221,8 +224,12 @@ func checkNetwork(c Config, _ Host) error {
 		}
 	}
 	for _, server := range n.DNS {
-		if _, err := netip.ParseAddr(server); err != nil {
+		addr, err := netip.ParseAddr(server)
+		if err != nil {
 			return refuse("dns", "%q is no address", server)
+		}
+		if addr.Unmap() == resolver && n.Mode != "host" {
+			return refuse("dns", "%s is gantry's own resolver, which would ask itself: leave it out", server)
 		}
 	}
 	for _, entry := range n.ExtraHosts {

@@ -145,6 +145,7 @@ func TestValidateSaysWhatIsWrong(t *testing.T) {
 		{server(), net(Network{Mode: "none", Ports: []Port{{Port: 80}}}), "no network to publish from"},
 		{server(), net(Network{Exposed: []string{"80/icmp"}}), "expose:"},
 		{server(), net(Network{DNS: []string{"dns.example"}}), "dns:"},
+		{server(), net(Network{DNS: []string{"127.0.0.1", "127.0.0.11"}}), "dns: 127.0.0.11 is gantry's own resolver"},
 		{server(), net(Network{ExtraHosts: []string{"db"}}), "extra_hosts:"},
 		{server(), net(Network{ExtraHosts: []string{"db:nowhere"}}), "neither an address nor host-gateway"},
 		{server(), net(Network{MacAddress: "00:11"}), "mac_address:"},
