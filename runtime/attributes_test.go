@@ -2,6 +2,8 @@ package runtime
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,6 +249,48 @@ func TestHostGateway(t *testing.T) {
 	must(t, err)
 	if out := h.logOf(t, c.ID); out != gateway+"\thost.docker.internal\n" {
 		t.Errorf("got %q, want %s", out, gateway)
+	}
+}
+
+// The host has an address on an internal network too; without any network the
+// name is there all the same, as with Docker.
+func TestHostGatewayWithoutAWayOut(t *testing.T) {
+	h := sharedHouse(t)
+	inner, err := h.e.CreateNetwork(background(t), network.Spec{Name: "inner", Internal: true})
+	must(t, err)
+	defer func() { must(t, h.e.RemoveNetwork(context.Background(), inner.ID)) }()
+	l, err := net.Listen("tcp", ":0")
+	must(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(c, "the host")
+			c.Close()
+		}
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	for _, mode := range []spec.Network{
+		{Endpoints: []spec.Endpoint{{Network: "inner"}}},
+		{Mode: "none"},
+	} {
+		cfg := box("sh", "-c", fmt.Sprintf("grep -c host.docker.internal /etc/hosts; nc -w 5 host.docker.internal %d </dev/null 2>/dev/null", port))
+		cfg.Network = mode
+		cfg.Network.ExtraHosts = []string{"host.docker.internal:host-gateway"}
+		c := h.start(t, cfg)
+		_, err := h.e.Wait(background(t), c.ID, NotRunning, nil)
+		must(t, err)
+		want := "1\nthe host\n"
+		if mode.Mode == "none" {
+			want = "1\n"
+		}
+		if out := h.logOf(t, c.ID); out != want {
+			t.Errorf("%+v: %q, want %q", mode, out, want)
+		}
+		must(t, h.e.Remove(context.Background(), c.ID, RemoveOptions{Force: true}))
 	}
 }
 

@@ -33,7 +33,7 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 		}
 		if addr == "host-gateway" {
 			if !gateway.IsValid() {
-				return nil, fmt.Errorf("extra host %q: the container has no gateway to the host; give it a network that is not internal", x)
+				return nil, fmt.Errorf("extra host %q: no address of the host can be had; see the daemon's log", x)
 			}
 			addr = gateway.String()
 		}
@@ -51,21 +51,25 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 }
 
 // hostGateway is the address under which a container reaches the host: that of
-// its own networks, else the default bridge's, which asking for makes.
+// its own network, which the host has there also when the network is internal;
+// without a network the default bridge's, which asking for makes.
 func (e *Engine) hostGateway(c Container, joined []network.Joined) netip.Addr {
 	asked := slices.ContainsFunc(c.Config.Network.ExtraHosts, func(x string) bool { return strings.HasSuffix(x, "host-gateway") })
 	if !asked {
 		return netip.Addr{}
 	}
 	for _, j := range joined {
-		if j.Primary && j.Gateway.IsValid() {
+		if !j.Primary {
+			continue
+		}
+		if j.Gateway.IsValid() {
 			return j.Gateway
 		}
+		if n, err := e.Fabric.Network(j.NetworkID); err == nil && len(n.Subnets) > 0 {
+			return n.Subnets[0].Gateway
+		}
 	}
-	if c.Config.Network.Mode == "host" {
-		return e.Fabric.HostGateway()
-	}
-	return netip.Addr{}
+	return e.Fabric.HostGateway()
 }
 
 // splitHost takes "name:addr" and "name=addr" apart. An IPv6 address may stand
