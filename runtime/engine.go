@@ -74,6 +74,7 @@ type Engine struct {
 
 	probing    chan struct{} // bounds the probes that are being started
 	restarting chan struct{} // bounds the restarts by policy
+	sizing     chan struct{} // bounds the trees that are being counted
 	watcher    *logs.Watcher // file notices for all who follow a log
 
 	// fault is called between the steps of what changes containers; tests let
@@ -136,6 +137,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		groups:     map[string]*portOwner{},
 		probing:    make(chan struct{}, 2*max(host.CPUs, 1)),
 		restarting: make(chan struct{}, 4*max(host.CPUs, 1)),
+		sizing:     make(chan struct{}, walks),
 		fault:      o.fault,
 	}
 	if e.fault == nil {

@@ -98,6 +98,15 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 			return users
 		},
 	})
+	e.tellRemoved(gone)
+	if len(gone) > 0 {
+		e.collectImages()
+	}
+	return gone, err
+}
+
+// tellRemoved tells which names and images are gone.
+func (e *Engine) tellRemoved(gone []image.Removed) {
 	for _, g := range gone {
 		if g.Deleted != "" {
 			e.emitObject("image", "delete", g.Deleted, map[string]string{"name": g.Deleted})
@@ -105,10 +114,6 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 			e.emitObject("image", "untag", g.Untagged, map[string]string{"name": g.Untagged})
 		}
 	}
-	if len(gone) > 0 {
-		e.collectImages()
-	}
-	return gone, err
 }
 
 // CreateNetwork makes a network.

@@ -91,6 +91,13 @@ func (s *server) routes() map[string]handler {
 		"GET /info":    s.info,
 		"GET /events":  s.events,
 
+		"GET /system/df":         s.diskUsage,
+		"POST /containers/prune": s.containerPrune,
+		"POST /images/prune":     s.imagePrune,
+		"POST /networks/prune":   s.networkPrune,
+		"POST /volumes/prune":    s.volumePrune,
+		"POST /build/prune":      s.buildPrune,
+
 		"GET /containers/json":           s.containerList,
 		"POST /containers/create":        s.containerCreate,
 		"GET /containers/{id}/json":      s.containerInspect,

@@ -22,9 +22,6 @@ func (s *server) containerList(ctx context.Context, w http.ResponseWriter, r *ht
 	if err != nil {
 		return err
 	}
-	if boolean(q, "size") {
-		return unsupported("size in a list of containers is not supported yet")
-	}
 	limit := 0
 	if text := q.Get("limit"); text != "" {
 		if limit, err = strconv.Atoi(text); err != nil {
@@ -41,6 +38,11 @@ func (s *server) containerList(ctx context.Context, w http.ResponseWriter, r *ht
 	out := make([]container.Summary, len(all))
 	for i, c := range all {
 		out[i] = wireSummary(c, time.Now())
+	}
+	if boolean(q, "size") {
+		if out, err = s.withSizes(ctx, out); err != nil {
+			return err
+		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
@@ -161,15 +163,20 @@ func (s *server) containerCreate(ctx context.Context, w http.ResponseWriter, r *
 	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: []string{}})
 }
 
-func (s *server) containerInspect(_ context.Context, w http.ResponseWriter, r *http.Request) error {
-	if boolean(r.URL.Query(), "size") {
-		return unsupported("the size of a container is not supported yet")
-	}
+func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	c, err := s.Engine.Inspect(r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, wireInspect(c))
+	out := wireInspect(c)
+	if boolean(r.URL.Query(), "size") {
+		size, err := s.Engine.Size(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		out.SizeRw, out.SizeRootFs = &size.Own, &size.Root
+	}
+	return writeJSON(w, http.StatusOK, out)
 }
 
 // Starting what runs and stopping what does not is errdefs.ErrNotModified of

@@ -11,6 +11,8 @@ import (
 	"gantry/runtime/logs"
 	"gantry/runtime/spec"
 	"gantry/runtime/volume"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Engine is what the calls of Docker's API are answered from; *runtime.Engine
@@ -49,6 +51,8 @@ type Containers interface {
 	Resize(ctx context.Context, ref string, width, height uint16) error
 	Stats(ctx context.Context, ref string) (keeper.Stats, error)
 	Top(ctx context.Context, ref string) ([]runtime.Process, error)
+	Size(ctx context.Context, ref string) (runtime.Sizes, error)
+	PruneContainers(ctx context.Context, want func(runtime.Container) bool) (ids []string, bytes int64, err error)
 }
 
 // Execs are further processes in containers.
@@ -67,6 +71,8 @@ type Images interface {
 	RemoveImage(ctx context.Context, ref string, force bool) ([]image.Removed, error)
 	LoadImages(ctx context.Context, archive io.Reader, report func(string)) ([]image.Image, error)
 	ImportImage(ctx context.Context, archive io.Reader, o image.ImportOptions) (image.Image, error)
+	ImageLayers(ctx context.Context) (map[digest.Digest][]image.Layer, error)
+	PruneImages(ctx context.Context, want func(image.Image) bool) (gone []image.Removed, bytes int64, err error)
 }
 
 // Networks are networks and who is on them.
@@ -78,6 +84,7 @@ type Networks interface {
 	RemoveNetwork(ctx context.Context, ref string) error
 	ConnectNetwork(ctx context.Context, container, network string, e spec.Endpoint) error
 	DisconnectNetwork(ctx context.Context, container, network string) error
+	PruneNetworks(ctx context.Context, want func(network.Network) bool) (names []string, err error)
 }
 
 // Volumes are named volumes.
@@ -87,6 +94,8 @@ type Volumes interface {
 	VolumeUsers(name string) []string
 	CreateVolume(ctx context.Context, v volume.Volume) (volume.Volume, error)
 	RemoveVolume(ctx context.Context, name string, force bool) error
+	VolumeSize(ctx context.Context, name string) (int64, error)
+	PruneVolumes(ctx context.Context, want func(volume.Volume) bool) (names []string, bytes int64, err error)
 }
 
 // joined is an endpoint of a container.

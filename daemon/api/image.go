@@ -40,10 +40,7 @@ func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.R
 			}
 		}
 	}
-	uses := map[string]int64{}
-	for _, c := range s.Engine.List() {
-		uses[c.Config.ImageID]++
-	}
+	uses := s.imageUses()
 	out := []imagetypes.Summary{}
 	for _, img := range all {
 		switch {
