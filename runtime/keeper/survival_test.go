@@ -174,6 +174,32 @@ func TestExitInTheGap(t *testing.T) {
 	}
 }
 
+// TestLastWordsInTheGap: what a container writes just before it ends while no
+// keeper lives is in its log, whole and unmarked.
+func TestLastWordsInTheGap(t *testing.T) {
+	h := newHouse(t)
+	st := h.start(h.bundle("gap", "sh", "-c", "trap 'echo last; echo words >&2; exit 3' USR1; echo first; while :; do usleep 10000; done"))
+	h.eventually("it is ready", func() bool { return strings.Contains(h.logText("gap"), "first") })
+	h.must(unix.Kill(h.client.Pid(), unix.SIGSTOP))
+	h.must(unix.Kill(st.Pid, unix.SIGUSR1))
+	h.eventually("it has ended", func() bool { return zombie(st.Pid) })
+	h.killKeeper()
+	x, err := h.client.Wait(ctx(t), "gap")
+	h.must(err)
+	if !x.Known || x.Code != 3 {
+		t.Errorf("exit %+v", x)
+	}
+	log := h.logText("gap")
+	for _, want := range []string{`"log":"last\n","stream":"stdout"`, `"log":"words\n","stream":"stderr"`} {
+		if strings.Count(log, want) != 1 {
+			t.Errorf("no %s", want)
+		}
+	}
+	if strings.Contains(log, "gantry: ") || t.Failed() {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
 // TestBothDie: keeper and daemon are killed at once. What is in the run
 // directory must do.
 func TestBothDie(t *testing.T) {

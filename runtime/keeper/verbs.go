@@ -63,6 +63,8 @@ const (
 	DepositPidfd   = "pidfd"
 	DepositConsole = "console" // a terminal's master
 	DepositStdin   = "stdin"   // the writing end of standard input
+	DepositStdout  = "stdout"  // a FIFO, which keeps what was not read as long as somebody has it open
+	DepositStderr  = "stderr"
 )
 
 // Deposit is one descriptor of a container or an exec that must outlive the

@@ -63,8 +63,10 @@ type container struct {
 	done    chan struct{} // closed when stopped
 	waiter  sync.WaitGroup
 	pausing chan struct{} // closed while the container is being frozen; see clone
-	orphan  *os.File      // deposited pidfd of a process that ended unseen
-	leaving chan struct{}
+	// Of a process that ended unseen, deposited:
+	orphan     *os.File // its pidfd
+	outputHeld bool     // its FIFOs were held: nothing is lost that it wrote
+	leaving    chan struct{}
 }
 
 func newContainer(s *Server, id string) *container {

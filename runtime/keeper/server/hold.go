@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"gantry/runtime/keeper"
+	"gantry/runtime/logs"
 )
 
 // hold stores descriptors for a daemon that may die.
@@ -75,6 +76,10 @@ func (c *container) deposits() ([]keeper.Deposit, []*os.File) {
 	add(keeper.Deposit{Kind: keeper.DepositPidfd, Pid: c.pid}, c.pidfd)
 	if c.io != nil {
 		c.io.mu.Lock()
+		if !c.record.TTY {
+			add(keeper.Deposit{Kind: keeper.DepositStdout}, c.io.out[logs.Stdout])
+			add(keeper.Deposit{Kind: keeper.DepositStderr}, c.io.out[logs.Stderr])
+		}
 		add(keeper.Deposit{Kind: keeper.DepositConsole}, c.io.master)
 		add(keeper.Deposit{Kind: keeper.DepositStdin}, c.io.stdin)
 		c.io.mu.Unlock()

@@ -183,6 +183,10 @@ func (c *container) deposited(d keeper.Deposit, f *os.File) {
 	case d.Kind == keeper.DepositPidfd && d.ExecID == "" && c.state == "" && c.orphan == nil:
 		c.orphan = f
 		return
+	case d.Kind == keeper.DepositStdout && c.state == "":
+		// By its name we have had the same FIFO open since we began: that the
+		// client had it too is why what was in it is still there.
+		c.outputHeld = true
 	case d.Kind == keeper.DepositPidfd && d.ExecID != "" && c.execs[d.ExecID] == nil && c.pidfd != nil:
 		e := &execution{c: c, id: d.ExecID, pid: d.Pid, pidfd: f, done: make(chan struct{})}
 		c.execs[d.ExecID] = e
@@ -195,7 +199,7 @@ func (c *container) deposited(d keeper.Deposit, f *os.File) {
 // settle is called when all deposits are in.
 func (c *container) settle() {
 	c.mu.Lock()
-	state, orphan := c.state, c.orphan
+	state, orphan, held := c.state, c.orphan, c.outputHeld
 	c.orphan = nil
 	c.mu.Unlock()
 	if c.io == nil {
@@ -207,7 +211,7 @@ func (c *container) settle() {
 			exit = reap(orphan)
 			orphan.Close()
 		}
-		c.io.recovered(true)
+		c.io.recovered(!held)
 		c.io.run()
 		c.finish(exit)
 		return

@@ -21,7 +21,8 @@ import (
 // Without a terminal, output goes through two named FIFOs that the container
 // itself holds open for reading and writing: it never gets SIGPIPE, and while
 // no keeper lives its output waits in the kernel (64 KiB, then the writer
-// waits). Such a FIFO has no end of file; reading ends when the process has
+// waits). The daemon has the FIFOs open too, without reading: so their content
+// also outlives a container that ends in that time. Such a FIFO has no end of file; reading ends when the process has
 // ended and the FIFO is empty. With a terminal, both directions are its
 // master, which the daemon holds too.
 type stdio struct {
@@ -167,8 +168,9 @@ func (io *stdio) setMaster(f *os.File) {
 	io.out[logs.Stdout] = f
 }
 
-// recovered says in the log what the death of the last keeper may have cost.
-func (io *stdio) recovered(exited bool) {
+// recovered says in the log what the death of the last keeper may have cost;
+// unheld: the container ended when nobody had its FIFOs open.
+func (io *stdio) recovered(unheld bool) {
 	lost := ""
 	for _, s := range streams {
 		switch io.pump[s] {
@@ -181,8 +183,8 @@ func (io *stdio) recovered(exited bool) {
 		}
 		io.pump[s] = pumpIdle
 	}
-	if exited && lost == "" {
-		lost = "output may be lost here: the container ended while there was no keeper"
+	if unheld && lost == "" {
+		lost = "output may be lost here: the container ended while there was neither keeper nor daemon"
 	}
 	if io.c.record.TTY && io.master == nil {
 		lost = "the terminal is lost: keeper and daemon have died together"
