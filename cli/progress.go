@@ -67,6 +67,7 @@ var words = map[string][2]string{
 	"kill":    {"Killing", "Killed"},
 	"pause":   {"Pausing", "Paused"},
 	"unpause": {"Unpausing", "Unpaused"},
+	"keep":    {"Looking", "Up to date"},
 }
 
 // wording is how a step's progress is said.
@@ -85,6 +86,9 @@ func wording(e scheduler.Event) string {
 		return "Error"
 	case scheduler.StepSkipped:
 		return "Skipped"
+	}
+	if e.What.Verb == "remove" && e.What.Stops { // it is this that may take its time
+		return words["stop"][0]
 	}
 	return w[0]
 }

@@ -69,6 +69,43 @@ func TestPlainProgress(t *testing.T) {
 	}
 }
 
+// A container that is removed is stopped first, and that may take its time.
+// Where nothing is done, that is said.
+func TestWording(t *testing.T) {
+	var b strings.Builder
+	a := &app{err: &b, out: &b, env: func(string) string { return "" }}
+	for _, title := range []string{"up", "stop"} {
+		err := a.changed(title, "shop", func(report func(scheduler.Event)) error {
+			report(scheduler.Event{Plan: &scheduler.Plan{Project: "shop"}})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := a.changed("scale", "shop", func(report func(scheduler.Event)) error {
+		e := step("remove", "container", "shop-web-2", scheduler.StepStarted)
+		report(e)
+		e.What.Name, e.What.Stops = "shop-web-3", true
+		report(e)
+		e.Progress = scheduler.StepDone
+		report(e)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ` Project shop  Up to date
+ Project shop  Stopped
+ Container shop-web-2  Removing
+ Container shop-web-3  Stopping
+ Container shop-web-3  Removed
+`
+	if d := cmp.Diff(want, b.String()); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestJSONProgress(t *testing.T) {
 	var b bytes.Buffer
 	p := &jsonProgress{enc: json.NewEncoder(&b)}

@@ -41,7 +41,7 @@ func (a *app) scaleCommand() *cobra.Command {
 					}
 				})
 			}
-			return a.shown("scale", func(report func(scheduler.Event)) error { return c.Scale(ctx, name, replicas, o, report) })
+			return a.changed("scale", name, func(report func(scheduler.Event)) error { return c.Scale(ctx, name, replicas, o, report) })
 		},
 	}
 	cmd.Flags().BoolVar(&noDeps, "no-deps", false, "leave alone what the services depend on")

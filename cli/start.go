@@ -61,7 +61,7 @@ func (a *app) bend(ctx context.Context, s *stack, o scheduler.Options, waitSecon
 	}
 	bound, cancel := within(ctx, waitSeconds)
 	defer cancel()
-	err := a.shown(title, func(report func(scheduler.Event)) error { return call(s.client, bound, s.name, o, report) })
+	err := a.changed(title, s.name, func(report func(scheduler.Event)) error { return call(s.client, bound, s.name, o, report) })
 	return timedOut(ctx, err, s.name, waitSeconds)
 }
 

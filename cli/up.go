@@ -412,7 +412,7 @@ func timedOut(ctx context.Context, err error, project string, seconds int) error
 }
 
 func (a *app) apply(ctx context.Context, c *client.Client, g scheduler.Goal, title string) error {
-	return a.shown(title, func(report func(scheduler.Event)) error { return c.Apply(ctx, g, report) })
+	return a.changed(title, g.Project.Name, func(report func(scheduler.Event)) error { return c.Apply(ctx, g, report) })
 }
 
 // shown runs what reports events with a view of its progress.
@@ -420,4 +420,26 @@ func (a *app) shown(title string, do func(report func(scheduler.Event)) error) e
 	show := a.newProgress(title)
 	defer show.close()
 	return do(show.event)
+}
+
+// changed is shown of a call about a project, of which it is said if there was
+// nothing to do.
+func (a *app) changed(title, project string, do func(report func(scheduler.Event)) error) error {
+	return a.shown(title, func(report func(scheduler.Event)) error {
+		steps := 0
+		err := do(func(e scheduler.Event) {
+			if e.Plan == nil {
+				steps++
+			}
+			report(e)
+		})
+		if err == nil && steps == 0 {
+			verb := "keep"
+			if title == "stop" {
+				verb = "stop"
+			}
+			report(scheduler.Event{What: scheduler.What{Verb: verb, Kind: "project", Name: project}, Progress: scheduler.StepDone})
+		}
+		return err
+	})
 }

@@ -25,12 +25,13 @@ type What struct {
 	Kind    string `json:"kind"`              // image, network, volume, container, service
 	Name    string `json:"name"`              // "shop-web-1"
 	Service string `json:"service,omitempty"` // of a container or service
+	Stops   bool   `json:"stops,omitempty"`   // it stops a container that runs first
 }
 
 // Pull fetches an image.
 type Pull struct{ Ref, ID string }
 
-func (a Pull) What() What     { return What{"pull", "image", a.Ref, ""} }
+func (a Pull) What() What     { return What{Verb: "pull", Kind: "image", Name: a.Ref} }
 func (a Pull) String() string { return "pull " + a.Ref }
 func (a Pull) run(ctx context.Context, e Engine) error {
 	return e.Pull(ctx, a.Ref, a.ID)
@@ -39,7 +40,7 @@ func (a Pull) run(ctx context.Context, e Engine) error {
 // RemoveImage removes a reference to an image.
 type RemoveImage struct{ Ref string }
 
-func (a RemoveImage) What() What     { return What{"remove", "image", a.Ref, ""} }
+func (a RemoveImage) What() What     { return What{Verb: "remove", Kind: "image", Name: a.Ref} }
 func (a RemoveImage) String() string { return "remove image " + a.Ref }
 func (a RemoveImage) run(ctx context.Context, e Engine) error {
 	return gone(e.RemoveImage(ctx, a.Ref))
@@ -48,7 +49,7 @@ func (a RemoveImage) run(ctx context.Context, e Engine) error {
 // CreateNetwork makes a network.
 type CreateNetwork struct{ Spec NetworkSpec }
 
-func (a CreateNetwork) What() What     { return What{"create", "network", a.Spec.Name, ""} }
+func (a CreateNetwork) What() What     { return What{Verb: "create", Kind: "network", Name: a.Spec.Name} }
 func (a CreateNetwork) String() string { return "create network " + a.Spec.Name }
 func (a CreateNetwork) run(ctx context.Context, e Engine) error {
 	return e.CreateNetwork(ctx, a.Spec)
@@ -57,7 +58,7 @@ func (a CreateNetwork) run(ctx context.Context, e Engine) error {
 // RemoveNetwork removes a network.
 type RemoveNetwork struct{ ID, Name string }
 
-func (a RemoveNetwork) What() What     { return What{"remove", "network", a.Name, ""} }
+func (a RemoveNetwork) What() What     { return What{Verb: "remove", Kind: "network", Name: a.Name} }
 func (a RemoveNetwork) String() string { return "remove network " + a.Name }
 func (a RemoveNetwork) run(ctx context.Context, e Engine) error {
 	return gone(e.RemoveNetwork(ctx, a.ID))
@@ -66,7 +67,7 @@ func (a RemoveNetwork) run(ctx context.Context, e Engine) error {
 // CreateVolume makes a volume.
 type CreateVolume struct{ Spec VolumeSpec }
 
-func (a CreateVolume) What() What     { return What{"create", "volume", a.Spec.Name, ""} }
+func (a CreateVolume) What() What     { return What{Verb: "create", Kind: "volume", Name: a.Spec.Name} }
 func (a CreateVolume) String() string { return "create volume " + a.Spec.Name }
 func (a CreateVolume) run(ctx context.Context, e Engine) error {
 	return e.CreateVolume(ctx, a.Spec)
@@ -75,7 +76,7 @@ func (a CreateVolume) run(ctx context.Context, e Engine) error {
 // RemoveVolume removes a volume and its data.
 type RemoveVolume struct{ Name string }
 
-func (a RemoveVolume) What() What     { return What{"remove", "volume", a.Name, ""} }
+func (a RemoveVolume) What() What     { return What{Verb: "remove", Kind: "volume", Name: a.Name} }
 func (a RemoveVolume) String() string { return "remove volume " + a.Name }
 func (a RemoveVolume) run(ctx context.Context, e Engine) error {
 	return gone(e.RemoveVolume(ctx, a.Name))
@@ -89,7 +90,7 @@ func (a Run) What() What {
 	if a.Spec.NoStart {
 		verb = "create"
 	}
-	return What{verb, "container", a.Spec.Name, a.Spec.Service.Name}
+	return What{Verb: verb, Kind: "container", Name: a.Spec.Name, Service: a.Spec.Service.Name}
 }
 func (a Run) String() string { return containerText(a.What()) }
 func (a Run) run(ctx context.Context, e Engine) error {
@@ -104,7 +105,7 @@ type Replace struct {
 }
 
 func (a Replace) What() What {
-	return What{"replace", "container", a.Spec.Name, a.Spec.Service.Name}
+	return What{Verb: "replace", Kind: "container", Name: a.Spec.Name, Service: a.Spec.Service.Name}
 }
 func (a Replace) String() string { return containerText(a.What()) }
 func (a Replace) run(ctx context.Context, e Engine) error {
@@ -114,7 +115,9 @@ func (a Replace) run(ctx context.Context, e Engine) error {
 // Start starts a container that exists.
 type Start struct{ ID, Name, Service string }
 
-func (a Start) What() What     { return What{"start", "container", a.Name, a.Service} }
+func (a Start) What() What {
+	return What{Verb: "start", Kind: "container", Name: a.Name, Service: a.Service}
+}
 func (a Start) String() string { return containerText(a.What()) }
 func (a Start) run(ctx context.Context, e Engine) error {
 	return e.Start(ctx, a.ID)
@@ -126,7 +129,9 @@ type Stop struct {
 	Timeout           *time.Duration // nil: the container's own
 }
 
-func (a Stop) What() What     { return What{"stop", "container", a.Name, a.Service} }
+func (a Stop) What() What {
+	return What{Verb: "stop", Kind: "container", Name: a.Name, Service: a.Service}
+}
 func (a Stop) String() string { return containerText(a.What()) }
 func (a Stop) run(ctx context.Context, e Engine) error {
 	return gone(e.Stop(ctx, a.ID, a.Timeout))
@@ -138,7 +143,9 @@ type Restart struct {
 	Timeout           *time.Duration // nil: the container's own
 }
 
-func (a Restart) What() What     { return What{"restart", "container", a.Name, a.Service} }
+func (a Restart) What() What {
+	return What{Verb: "restart", Kind: "container", Name: a.Name, Service: a.Service}
+}
 func (a Restart) String() string { return containerText(a.What()) }
 func (a Restart) run(ctx context.Context, e Engine) error {
 	if err := e.Stop(ctx, a.ID, a.Timeout); err != nil {
@@ -150,10 +157,13 @@ func (a Restart) run(ctx context.Context, e Engine) error {
 // Remove stops a container and removes it.
 type Remove struct {
 	ID, Name, Service string
+	Running           bool // when it was looked at
 	Options           RemoveOptions
 }
 
-func (a Remove) What() What     { return What{"remove", "container", a.Name, a.Service} }
+func (a Remove) What() What {
+	return What{Verb: "remove", Kind: "container", Name: a.Name, Service: a.Service, Stops: a.Running}
+}
 func (a Remove) String() string { return containerText(a.What()) }
 func (a Remove) run(ctx context.Context, e Engine) error {
 	return gone(e.Remove(ctx, a.ID, a.Options))
@@ -162,7 +172,9 @@ func (a Remove) run(ctx context.Context, e Engine) error {
 // Await waits until every replica of a service is as its dependents need it.
 type Await struct{ Spec AwaitSpec }
 
-func (a Await) What() What { return What{"await", "service", a.Spec.Service, a.Spec.Service} }
+func (a Await) What() What {
+	return What{Verb: "await", Kind: "service", Name: a.Spec.Service, Service: a.Spec.Service}
+}
 func (a Await) String() string {
 	s := fmt.Sprintf("await %s %s", a.Spec.Service, a.Spec.Condition)
 	if n := len(a.Spec.Numbers); n > 1 {

@@ -75,7 +75,7 @@ func (p *planner) removeAll(list []Container, why func(Container) string, o Remo
 		var own []int
 		for _, c := range byService[service] {
 			p.doomed[c.ID] = p.add(Step{After: after, Why: why(c),
-				Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Options: o}})
+				Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Running: c.present(), Options: o}})
 			own = append(own, p.doomed[c.ID])
 		}
 		all = append(all, own...)

@@ -202,8 +202,8 @@ func TestPlanAndEventsTravel(t *testing.T) {
 
 	for _, e := range []Event{
 		{Plan: &read},
-		{Step: 3, What: What{"run", "container", "shop-web-1", "web"}, Progress: StepFailed, Took: time.Second, Err: errors.New("no")},
-		{Step: 4, What: What{"await", "service", "db", "db"}, Progress: StepSkipped, Optional: true},
+		{Step: 3, What: What{Verb: "remove", Kind: "container", Name: "shop-web-1", Service: "web", Stops: true}, Progress: StepFailed, Took: time.Second, Err: errors.New("no")},
+		{Step: 4, What: What{Verb: "await", Kind: "service", Name: "db", Service: "db"}, Progress: StepSkipped, Optional: true},
 	} {
 		data, err := json.Marshal(e)
 		if err != nil {

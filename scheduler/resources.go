@@ -340,7 +340,7 @@ func (p *planner) doom(c Container, why string) int {
 		if stop, ok := p.stopping[c.ID]; ok {
 			after = []int{stop}
 		}
-		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Options: RemoveOptions{Timeout: p.want.Options.Timeout}},
+		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Running: c.present(), Options: RemoveOptions{Timeout: p.want.Options.Timeout}},
 			Why: why, After: after})
 		p.doomed[c.ID] = id
 	}
