@@ -117,10 +117,6 @@ func refuseNamespaces(r *refusals, s Service) {
 func refuseNetworking(r *refusals, s Service) {
 	r.service(s, s.Net != "", "net", "has long been replaced by network_mode")
 	r.service(s, len(s.ExternalLinks) > 0, "external_links", "links to containers of other projects are not supported yet; share a network instead")
-	for _, l := range s.Links {
-		target, alias, ok := strings.Cut(l, ":")
-		r.service(s, ok && alias != target, "links", fmt.Sprintf("%q: another name for a service is not supported yet; give %s the network alias %s", l, target, alias))
-	}
 	for _, name := range sortedKeys(s.Networks) {
 		n := s.Networks[name]
 		if n == nil {

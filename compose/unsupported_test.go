@@ -30,7 +30,6 @@ func TestUnsupported(t *testing.T) {
 		{service: "networks: {default: {link_local_ips: [1.2.3.4]}}", want: "services.a.networks.default.link_local_ips:"},
 		{service: "networks: {default: {driver_opts: {a: b}}}", want: "services.a.networks.default.driver_opts:"},
 		{service: "ports: ['80:80/sctp']", want: `services.a.ports: protocol "sctp"`},
-		{service: "links: ['b:c']", want: `services.a.links: "b:c": another name for a service is not supported yet; give b the network alias c`},
 		{service: "volumes_from: [b]", want: "services.a.volumes_from:"},
 		{service: "volumes: [{type: image, source: x, target: /x}]", want: `compose.yaml:5: services.a.volumes.x: volumes of type "image"`},
 		{service: "volumes: [{type: bind, source: /x, target: /x, bind: {recursive: readonly}}]", want: `services.a.volumes./x: bind.recursive "readonly"`},
@@ -89,7 +88,7 @@ func TestSupported(t *testing.T) {
     device_cgroup_rules: ["c 1:3 rwm"]
     devices: [/dev/null]
     healthcheck: {test: x, start_interval: 1s}
-    links: [b]
+    links: [b, "b:base"]
     logging: {driver: json-file, options: {max-size: 1m, max-file: "3"}}
     mac_address: 02:42:ac:11:00:01
     networks: {default: {aliases: [x], ipv4_address: 10.9.9.9, priority: 3, interface_name: eth7}}

@@ -142,6 +142,7 @@ services:
   client:`+any+`[sleep, "1000"]
     networks: [front]
     extra_hosts: ["host.docker.internal:host-gateway"]
+    links: ["ranged:ranger", "ranged"]
   db:`+any+`[/echo, http:5432]
     networks: [back]
   lone:`+any+`[/echo, http:80]
@@ -194,6 +195,23 @@ networks:
 		}
 		if len(firsts) < 2 {
 			t.Errorf("always in the same order: %v", firsts)
+		}
+	})
+	run("a link is a name one container alone has for another", func(t *testing.T, m *machine) {
+		want := []string{m.address("net-ranged-1", "net_front")}
+		for _, name := range []string{"ranger", "ranged"} {
+			if got := m.lookup(dir, "client", name); !slices.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", name, got, want)
+			}
+		}
+		if got := m.lookup(dir, "picky", "ranger"); len(got) > 0 {
+			t.Errorf("picky has ranger, too: %v", got)
+		}
+		// It holds when the other one is another container.
+		m.okIn(dir, "up", "-d", "--force-recreate", "--no-deps", "ranged")
+		want = []string{m.address("net-ranged-1", "net_front")}
+		if got := m.lookup(dir, "client", "ranger"); !slices.Equal(got, want) {
+			t.Errorf("recreated: %v, want %v", got, want)
 		}
 	})
 	run("a container has names", func(t *testing.T, m *machine) {
