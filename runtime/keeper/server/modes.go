@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/exeseal"
@@ -39,21 +40,13 @@ usage:
 //	                             one argument, and _LIBCONTAINER_INITPIPE is set
 //	gantry-runtime after CMD …   executes a command once descriptor 3 is closed
 //	…/docker-init [--] CMD …     process 1 of a container that asked for one
-//	gantry-runtime init -- CMD … the same
+//	gantry-runtime init -- CMD … the same; both never come here, see pid1.c
 func Main(args []string) int {
 	switch {
-	case filepath.Base(args[0]) == "docker-init":
-		rest := args[1:]
-		if len(rest) > 0 && rest[0] == "--" {
-			rest = rest[1:]
-		}
-		return pidOne(rest)
 	case len(args) == 2 && args[1] == "init" && os.Getenv("_LIBCONTAINER_INITPIPE") != "":
 		// It lives for a few milliseconds: collecting garbage is lost time.
 		debug.SetGCPercent(-1)
 		libcontainer.Init() // does not return
-	case len(args) > 3 && args[1] == "init" && args[2] == "--":
-		return pidOne(args[3:])
 	case len(args) > 2 && args[1] == "after":
 		fmt.Fprintln(os.Stderr, "gantry-runtime:", after(args[2:]))
 		return 1
@@ -138,6 +131,10 @@ func (h hook) Fire(e *logrus.Entry) error {
 // sealedName is how the kernel calls the sealed copy; the end of it is the
 // name given below, what comes before is exeseal's.
 const sealedName = "/memfd:runc_cloned:gantry-runtime"
+
+func prctlName(name []byte) error {
+	return unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+}
 
 // seal executes the program anew from a sealed copy in memory, unless it runs
 // from one already. A container's process could reach the file it was started
