@@ -59,6 +59,9 @@ func TestInitIsSmall(t *testing.T) {
 		}
 		return s
 	}
+	if !strings.Contains(bare, `SigIgn:\u00090000000000000000\n`) {
+		t.Errorf("a container begins with signals ignored: %s", bare)
+	}
 	if a, b := signals(bare), signals(log); len(a) != 3 || strings.Join(a, "\n") != strings.Join(b, "\n") {
 		t.Errorf("signals of a command: %q without an init, %q with it", a, b)
 	}
@@ -81,11 +84,11 @@ func TestInitIsSmall(t *testing.T) {
 // because a first process would ignore it.
 func TestInitHandsOnSignals(t *testing.T) {
 	h := newHouse(t)
-	script := "n=0; for s in INT QUIT USR1 USR2 PIPE ALRM TERM CONT WINCH URG; do trap \"echo $s\" $s; done; echo up; while :; do usleep 5000; done"
+	script := "n=0; for s in HUP INT QUIT USR1 USR2 PIPE ALRM TERM CONT WINCH URG; do trap \"echo $s\" $s; done; echo up; while :; do usleep 5000; done"
 	b := h.withInit(h.bundle("sig", "sh", "-c", script))
 	h.start(b)
 	h.eventually("it is up", func() bool { return strings.Contains(h.logText("sig"), "up") })
-	for _, s := range []string{"INT", "QUIT", "USR1", "USR2", "PIPE", "ALRM", "TERM", "CONT", "WINCH", "URG"} {
+	for _, s := range []string{"HUP", "INT", "QUIT", "USR1", "USR2", "PIPE", "ALRM", "TERM", "CONT", "WINCH", "URG"} {
 		h.must(h.client.Signal(ctx(t), "sig", "", unix.SignalNum("SIG"+s)))
 		h.eventually(s+" has come", func() bool { return strings.Contains(h.logText("sig"), `"log":"`+s+`\n"`) })
 	}

@@ -103,7 +103,11 @@ func serveMode(args []string) error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	// Caught and thrown away, not ignored: what a process ignores, those that it
+	// executes ignore too.
+	unheard := make(chan os.Signal, 1)
+	signal.Notify(unheard, unix.SIGHUP, unix.SIGPIPE)
+	defer signal.Stop(unheard)
 	return Serve(ctx, Options{
 		Run: *run, Cgroup: *cgroup, Log: log,
 		Ready: file(*ready, "ready"), Lock: file(*lock, "lock"), Listener: file(*listen, "listener"),
