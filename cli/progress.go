@@ -68,6 +68,8 @@ var words = map[string][2]string{
 	"pause":   {"Pausing", "Paused"},
 	"unpause": {"Unpausing", "Unpaused"},
 	"keep":    {"Looking", "Up to date"},
+
+	"set aside": {"Renaming", "Renamed"},
 }
 
 // wording is how a step's progress is said.

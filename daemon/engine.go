@@ -311,7 +311,7 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	aside := old.ID[:12] + "_" + s.Name
+	aside := asideOf(old.ID, s.Name)
 	switch old.Name {
 	case s.Name:
 		if err := e.rt.Rename(ctx, id, aside); err != nil {
@@ -334,6 +334,17 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 		return errors.Join(err, e.putBack(context.WithoutCancel(ctx), old))
 	}
 	return e.Remove(ctx, id, scheduler.RemoveOptions{Volumes: o.RenewAnonVolumes})
+}
+
+// asideOf is the name of a container that gives its own to another.
+func asideOf(id, name string) string { return id[:12] + "_" + name }
+
+func (e *engine) SetAside(ctx context.Context, id string) error {
+	c, err := e.rt.Inspect(id)
+	if err != nil || strings.HasPrefix(c.Name, asideOf(c.ID, "")) {
+		return err
+	}
+	return e.rt.Rename(ctx, id, asideOf(c.ID, c.Name))
 }
 
 // putBack gives a container that was to be replaced its name again, and its

@@ -10,8 +10,8 @@ import (
 
 // Action is one thing to do, such as a person would say: run, replace, await.
 // The set is closed: [Pull], [RemoveImage], [CreateNetwork], [RemoveNetwork],
-// [CreateVolume], [RemoveVolume], [Run], [Replace], [Start], [Stop],
-// [Restart], [Remove], [Await].
+// [CreateVolume], [RemoveVolume], [Run], [Replace], [SetAside], [Start],
+// [Stop], [Restart], [Remove], [Await].
 type Action interface {
 	fmt.Stringer
 	// What takes the action apart, for those who show progress.
@@ -135,6 +135,18 @@ func (a Stop) What() What {
 func (a Stop) String() string { return containerText(a.What()) }
 func (a Stop) run(ctx context.Context, e Engine) error {
 	return gone(e.Stop(ctx, a.ID, a.Timeout))
+}
+
+// SetAside takes its name from a container that will be replaced or removed,
+// so that another one can have it.
+type SetAside struct{ ID, Name, Service string }
+
+func (a SetAside) What() What {
+	return What{Verb: "set aside", Kind: "container", Name: a.Name, Service: a.Service}
+}
+func (a SetAside) String() string { return containerText(a.What()) }
+func (a SetAside) run(ctx context.Context, e Engine) error {
+	return gone(e.SetAside(ctx, a.ID))
 }
 
 // Restart stops a container and starts it.

@@ -60,6 +60,9 @@ type Engine interface {
 	// starts it and removes the old one. Whoever dies in between leaves at
 	// most both, with the same number: [Reconcile] sees to that.
 	Replace(ctx context.Context, old string, spec RunSpec, o ReplaceOptions) error
+	// SetAside gives a container that is about to be replaced or removed
+	// another name, as Replace does; it runs on.
+	SetAside(ctx context.Context, id string) error
 	Start(ctx context.Context, id string) error
 	// Stop counts as a call: the runtime does not start the container again.
 	Stop(ctx context.Context, id string, timeout *time.Duration) error

@@ -76,6 +76,7 @@ type story struct {
 	files     map[string]string
 	untouched func() error
 	stored    *Goal
+	was       *compose.Project // the last that was brought about
 	out       bytes.Buffer
 }
 
@@ -147,7 +148,7 @@ func (s *story) do(line, verb string, args []string) {
 			return nil
 		}
 	case "losegoal":
-		s.stored = nil
+		s.stored, s.was = nil, nil
 	case "mend":
 		s.w.fault = nil
 	case "exit", "halt", "kill", "lose", "copy", "oneoff", "pause":
@@ -274,7 +275,10 @@ func (s *story) step(line string, act bool, asked Goal) {
 	have := s.w.look(goals...)
 	g := Merge(s.stored, asked, have)
 	if s.stored != nil {
-		have.Was = s.stored.Project
+		have.Was = s.was
+		if s.stored.Project != s.was {
+			have.Tried = s.stored.Project
+		}
 	}
 	plan, err := Reconcile(g, have)
 	if err != nil {
@@ -291,6 +295,9 @@ func (s *story) step(line string, act bool, asked Goal) {
 		failed = true
 	}
 	s.stored = &g
+	if !failed {
+		s.was = g.Project
+	}
 	have = s.w.look(goals...)
 	again, err := Reconcile(g, have)
 	switch {

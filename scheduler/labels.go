@@ -36,8 +36,10 @@ const (
 	LabelUses = "gantry.uses"
 )
 
-// version is what LabelVersion says: who made it.
-const version = "gantry"
+// version is what LabelVersion says: the Docker Compose whose labels these are.
+// It is a number because docker-compose 1 compares it with others of its own,
+// and above 1.21 because it would rename what is older.
+const version = "2.0.0"
 
 // ContainerLabels are the labels of a replica but for those that say what it
 // was made from (hash, image, generation, uses): what a one-off container of

@@ -192,6 +192,9 @@ func decide(r *record, have State, change func(*Goal, State) (Goal, error)) (Goa
 	if r != nil {
 		stored = &r.Goal
 		have.Was = r.before()
+		if !r.Goal.IsDown() && r.Goal.Project != have.Was {
+			have.Tried = r.Goal.Project
+		}
 	}
 	goal, err := change(stored, have)
 	if err != nil {

@@ -23,6 +23,9 @@ func (p *planner) changed(s *service, c Container) string {
 	if !p.outdated(s, c) {
 		return ""
 	}
+	if c.Hash != s.hash && c.Maker != "" {
+		return "made by " + c.Maker
+	}
 	var why []string
 	if c.Hash != s.hash {
 		why = append(why, p.fieldReason(s, c))
@@ -30,7 +33,7 @@ func (p *planner) changed(s *service, c Container) string {
 	if s.id != "" && c.ImageID != "" && c.ImageID != s.id {
 		why = append(why, fmt.Sprintf("image %s is another one (%s → %s)", s.image, shortID(c.ImageID), shortID(s.id)))
 	}
-	if c.Uses != s.uses && (c.Hash == s.hash || !p.wasKnown(s, c)) {
+	if c.Uses != s.uses && (c.Hash == s.hash || p.origin(s, c) == nil) {
 		why = append(why, p.usesReason(c.Uses, s.uses)...)
 	}
 	if len(why) == 0 && c.Generation < s.want.Generation {
@@ -42,47 +45,65 @@ func (p *planner) changed(s *service, c Container) string {
 	return strings.Join(why, "; ")
 }
 
-// wasKnown reports whether the project before is the one the container was
-// made from.
-func (p *planner) wasKnown(s *service, c Container) bool {
-	if p.have.Was == nil {
-		return false
+// origin is the project a container was made from, nil if it is not known.
+func (p *planner) origin(s *service, c Container) *compose.Project {
+	for _, was := range []*compose.Project{p.have.Was, p.have.Tried} {
+		if was == nil {
+			continue
+		}
+		conf, ok := was.Services[s.name]
+		if !ok {
+			continue
+		}
+		hash, asked := s.hashes[was]
+		if !asked {
+			conf.Name = s.name
+			hash = compose.HashIn(was, conf)
+			if s.hashes == nil {
+				s.hashes = map[*compose.Project]string{}
+			}
+			s.hashes[was] = hash
+		}
+		if hash == c.Hash {
+			return was
+		}
 	}
-	was, ok := p.have.Was.Services[s.name]
-	if ok && s.wasHash == "" {
-		was.Name = s.name
-		s.wasHash = compose.HashIn(p.have.Was, was)
-	}
-	return ok && s.wasHash == c.Hash
+	return nil
 }
 
 // fieldReason names the fields of the service that have changed, if the
-// project before is the one the container was made from.
+// project the container was made from is known.
 func (p *planner) fieldReason(s *service, c Container) string {
 	const unknown = "its configuration has changed"
-	if !p.wasKnown(s, c) {
-		return unknown
+	was := p.origin(s, c)
+	if was == nil {
+		return unknown + ", and what it was is not known any more"
 	}
-	if s.fields == "" { // the same for all replicas
-		s.fields = some(p.changedFields(s), unknown)
+	text, asked := s.fields[was] // the same for all replicas
+	if !asked {
+		text = some(p.changedFields(was, s), unknown)
+		if s.fields == nil {
+			s.fields = map[*compose.Project]string{}
+		}
+		s.fields[was] = text
 	}
-	return s.fields
+	return text
 }
 
-func (p *planner) changedFields(s *service) []fmt.Stringer {
+func (p *planner) changedFields(was *compose.Project, s *service) []fmt.Stringer {
 	var all []fmt.Stringer
-	for _, d := range diff("", tree(p.have.Was.Services[s.name]), tree(*s.conf)) {
+	for _, d := range diff("", tree(was.Services[s.name]), tree(*s.conf)) {
 		if !unhashed(d.field) {
 			all = append(all, d)
 		}
 	}
 	for _, ref := range s.conf.Secrets {
-		if p.have.Was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
+		if was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
 			all = append(all, content("secret "+ref.Source))
 		}
 	}
 	for _, ref := range s.conf.Configs {
-		if p.have.Was.Configs[ref.Source].Content != p.p.Configs[ref.Source].Content {
+		if was.Configs[ref.Source].Content != p.p.Configs[ref.Source].Content {
 			all = append(all, content("config "+ref.Source))
 		}
 	}

@@ -34,7 +34,7 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	p := newPlanner(want, have)
 	p.graph = graph
 	for _, stage := range []func() error{
-		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts,
+		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts, p.freeNames,
 		p.planServices, p.stopServices, p.awaitJobs, p.awaitAll,
 	} {
 		if err := stage(); err != nil {
@@ -96,6 +96,7 @@ type planner struct {
 	orphans     []int            // steps that remove orphans
 	doomed      map[string]int   // id of a container → step that removes it early
 	stopping    map[string]int   // id of a container → step that stops it early
+	aside       map[string]int   // id of a container → step that takes its name from it early
 	awaits      map[awaitKey]int // step
 }
 
@@ -117,9 +118,9 @@ type service struct {
 	acted []int
 	doors *[]int // what a replica must wait for; nil: not asked yet
 
-	labels  map[string]string // of every replica; nil: not asked yet
-	fields  string            // which fields have changed; "": not asked yet
-	wasHash string            // in the project before; "": not asked yet
+	labels map[string]string           // of every replica; nil: not asked yet
+	hashes map[*compose.Project]string // in projects before, as far as asked
+	fields map[*compose.Project]string // which have changed since, as far as asked
 }
 
 // replica is one that will be there when the plan is done.
@@ -143,7 +144,7 @@ func newPlanner(want Goal, have State) *planner {
 		plan:       Plan{Project: want.Project.Name, Parallel: want.Options.Parallel},
 		containers: map[string][]Container{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
 		networks: map[string]int{}, networkHash: map[string]string{}, volumes: map[string]int{},
-		doomed: map[string]int{}, stopping: map[string]int{}, awaits: map[awaitKey]int{}}
+		doomed: map[string]int{}, stopping: map[string]int{}, aside: map[string]int{}, awaits: map[awaitKey]int{}}
 	for _, c := range have.Containers {
 		if c.Project == p.p.Name && !c.OneOff {
 			p.containers[c.Service] = append(p.containers[c.Service], c)

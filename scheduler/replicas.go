@@ -138,8 +138,10 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 			if err != nil {
 				return 0, err
 			}
-			if stop := p.stopping[c.ID]; stop != 0 {
-				after = append(after, stop)
+			for _, early := range []int{p.stopping[c.ID], p.aside[c.ID]} {
+				if early != 0 {
+					after = append(after, early)
+				}
 			}
 			return p.add(Step{Why: why, After: slices.Concat(removed, after),
 				Do: Replace{Old: c.ID, Spec: spec, Options: ReplaceOptions{p.want.Options.Timeout, p.want.Options.RenewAnonVolumes}}}), nil
@@ -196,7 +198,7 @@ func runsOnce(s *compose.Service) bool {
 
 // spec is the container to be made for a replica, and what it must wait for.
 func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
-	after := slices.Concat(p.orphans, p.freed(s), p.networkSteps(s), p.doorsOf(s))
+	after := slices.Concat(p.orphans, p.freed(s), p.named(s), p.networkSteps(s), p.doorsOf(s))
 	for _, key := range volumeKeys(*s.conf) {
 		if step := p.volumes[key]; step != 0 {
 			after = append(after, step)

@@ -321,6 +321,50 @@ func (p *planner) freed(s *service) []int {
 	return steps
 }
 
+// freeNames takes their names from containers whose container_name another
+// service gets: they will be replaced or removed anyway, but perhaps too late,
+// or each after the other.
+func (p *planner) freeNames() error {
+	for _, s := range p.order {
+		c, other := p.nameHolder(s)
+		if other == nil || !s.runs() || p.doomed[c.ID] != 0 {
+			continue
+		}
+		if other.want.Replicas == 0 || other.runs() && p.want.policy(other.name) != Never && p.outdated(other, c) {
+			p.aside[c.ID] = p.add(Step{Do: SetAside{ID: c.ID, Name: c.Name, Service: other.name},
+				Why: "the name " + c.Name + " goes to " + s.name})
+		}
+	}
+	return nil
+}
+
+// nameHolder is the container that has the container_name of a service and is
+// another one's, and whose it is.
+func (p *planner) nameHolder(s *service) (Container, *service) {
+	if s.conf.ContainerName == "" {
+		return Container{}, nil
+	}
+	for _, other := range p.order {
+		if other == s {
+			continue
+		}
+		for _, c := range p.containers[other.name] {
+			if c.Name == s.conf.ContainerName {
+				return c, other
+			}
+		}
+	}
+	return Container{}, nil
+}
+
+// named is the step that frees the name a service gets, if there is one.
+func (p *planner) named(s *service) []int {
+	if c, other := p.nameHolder(s); other != nil && p.aside[c.ID] != 0 {
+		return []int{p.aside[c.ID]}
+	}
+	return nil
+}
+
 // hostPorts are the ports of the host that a service asks for by number.
 func hostPorts(s *compose.Service) []string {
 	var ports []string
@@ -337,8 +381,10 @@ func (p *planner) doom(c Container, why string) int {
 	id, ok := p.doomed[c.ID]
 	if !ok {
 		var after []int
-		if stop, ok := p.stopping[c.ID]; ok {
-			after = []int{stop}
+		for _, early := range []int{p.stopping[c.ID], p.aside[c.ID]} {
+			if early != 0 {
+				after = append(after, early)
+			}
 		}
 		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Running: c.present(), Options: RemoveOptions{Timeout: p.want.Options.Timeout}},
 			Why: why, After: after})

@@ -439,11 +439,8 @@ func (w *sim) Replace(ctx context.Context, old string, s RunSpec, _ ReplaceOptio
 		if err := w.stop(c); err != nil {
 			return err
 		}
-		if err := w.part("rename", c.Name); err != nil {
+		if err := w.setAside(c); err != nil {
 			return err
-		}
-		if !strings.HasPrefix(c.Name, c.ID) {
-			c.Name = c.ID + "_" + c.Name
 		}
 		fresh, err := w.create(s)
 		if err != nil {
@@ -456,6 +453,20 @@ func (w *sim) Replace(ctx context.Context, old string, s RunSpec, _ ReplaceOptio
 		}
 		return w.remove(c)
 	})
+}
+
+func (w *sim) SetAside(ctx context.Context, id string) error {
+	return w.on(ctx, "rename", id, w.setAside)
+}
+
+func (w *sim) setAside(c *Container) error {
+	if err := w.part("rename", c.Name); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(c.Name, c.ID) {
+		c.Name = c.ID + "_" + c.Name
+	}
+	return nil
 }
 
 func (w *sim) Start(ctx context.Context, id string) error { return w.on(ctx, "start", id, w.start) }

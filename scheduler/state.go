@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"gantry/compose"
@@ -19,6 +20,9 @@ type State struct {
 	// Was is the project of the goal before this one; nil if there was none.
 	// It only serves to say what has changed.
 	Was *compose.Project
+	// Tried is that of a later goal that was not brought to its end: some
+	// containers may be made from it. It serves the same.
+	Tried *compose.Project
 }
 
 // Status is where a container stands in its life, in Docker's words.
@@ -53,6 +57,7 @@ type Container struct {
 	Hash       string
 	Generation int
 	Uses       string   // LabelUses
+	Maker      string   // what made it, if not gantry: "docker compose 1.29.2"
 	DependsOn  []string // services
 
 	ID         string
@@ -84,7 +89,12 @@ type Container struct {
 func FromLabels(labels map[string]string) Container {
 	number, _ := strconv.Atoi(labels[LabelNumber])
 	generation, _ := strconv.Atoi(labels[LabelGeneration])
+	maker := ""
+	if _, ours := labels[LabelGeneration]; !ours {
+		maker = strings.TrimSpace("docker compose " + labels[LabelVersion])
+	}
 	return Container{
+		Maker:      maker,
 		Project:    labels[LabelProject],
 		Service:    labels[LabelService],
 		Number:     number,
