@@ -59,6 +59,20 @@ func (e *Engine) LoadImages(ctx context.Context, r io.Reader, report func(string
 	return all, err
 }
 
+// SaveImages writes images into an archive. What can be said against it is said
+// before the first byte.
+func (e *Engine) SaveImages(ctx context.Context, w io.Writer, refs []string) error {
+	if err := e.Images.Save(ctx, w, refs); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if img, err := e.Images.Get(ctx, ref); err == nil {
+			e.emitObject("image", "save", img.ID.String(), map[string]string{"name": ref})
+		}
+	}
+	return nil
+}
+
 func firstName(img image.Image) string {
 	if len(img.Names) > 0 {
 		return img.Names[0]
@@ -93,7 +107,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 		Force: force,
 		InUse: func(id digest.Digest) (users []image.User) {
 			for _, c := range e.imageUsers(id.String()) {
-				users = append(users, image.User{Name: c.Name, Running: c.State.Live()})
+				users = append(users, image.User{ID: c.ID, Running: c.State.Live()})
 			}
 			return users
 		},

@@ -121,6 +121,7 @@ func (s *server) routes() map[string]handler {
 		"POST /exec/{id}/resize":         s.execResize,
 		"GET /exec/{id}/json":            s.execInspect,
 		"GET /images/json":               s.imageList,
+		"GET /images/get":                s.imagesSave,
 		"POST /images/load":              s.imageLoad,
 		"POST /images/create":            s.imageCreate,
 		"GET /images/{path...}":          s.imageGet,

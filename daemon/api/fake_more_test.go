@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 
 	"gantry/network"
 	"gantry/runtime"
@@ -73,4 +74,17 @@ func (f *fake) PruneVolumes(_ context.Context, want func(volume.Volume) bool) (g
 		}
 	}
 	return gone, 9, f.fail
+}
+
+func (f *fake) SaveImages(ctx context.Context, w io.Writer, refs []string) error {
+	for _, ref := range refs {
+		if _, err := f.Image(ctx, ref); err != nil {
+			return err
+		}
+	}
+	if err := f.note("save %v", refs); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "tar")
+	return err
 }

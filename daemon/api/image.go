@@ -11,11 +11,12 @@ import (
 
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/opencontainers/go-digest"
 )
 
 func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f, err := readFilters(q, "reference", "label", "label!", "dangling", "before", "since")
+	f, err := readFilters(q, "reference", "label", "label!", "dangling", "before", "since", "until")
 	if err != nil {
 		return err
 	}
@@ -23,10 +24,12 @@ func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.R
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"shared-size", "manifests", "identity"} {
-		if boolean(q, name) {
-			return unsupported("%s in a list of images is not supported yet", name)
-		}
+	if boolean(q, "identity") {
+		return unsupported("identity in a list of images is not supported: gantry verifies no signatures")
+	}
+	old, err := f.until(time.Now())
+	if err != nil {
+		return err
 	}
 	all, err := s.Engine.ListImages(ctx)
 	if err != nil {
@@ -41,16 +44,34 @@ func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.R
 		}
 	}
 	uses := s.imageUses()
-	out := []imagetypes.Summary{}
+	var shared map[digest.Digest]int64
+	if boolean(q, "shared-size") {
+		layers, err := s.Engine.ImageLayers(ctx)
+		if err != nil {
+			return err
+		}
+		shared = image.SizesOf(layers).Shared
+	}
+	out := []imageSummary{}
 	for _, img := range all {
 		switch {
 		case only && dangling != (len(img.Names) == 0):
 		case older.ID != "" && !img.Created.Before(older.Created):
 		case newer.ID != "" && !img.Created.After(newer.Created):
-		case !f.labels(img.Config.Config.Labels):
+		case !f.labels(img.Config.Config.Labels), !old(img.Created):
 		case !f.any("reference", func(v string) bool { return referenceMatches(v, img) }):
 		default:
-			out = append(out, wireImage(img, uses[img.ID.String()]))
+			line := imageSummary{Summary: wireImage(img, uses[img.ID.String()])}
+			if shared != nil {
+				line.SharedSize = shared[img.ID]
+			}
+			if before(ctx, 44) {
+				line.VirtualSize = line.Size
+			}
+			if boolean(q, "manifests") {
+				line.Manifests = s.wireManifests(img)
+			}
+			out = append(out, line)
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
@@ -63,16 +84,25 @@ func (s *server) imageGet(ctx context.Context, w http.ResponseWriter, r *http.Re
 	name, verb := lastElement(r.PathValue("path"))
 	switch verb {
 	case "json":
-		if q := r.URL.Query(); q.Get("platform") != "" || boolean(q, "manifests") {
-			return unsupported("choosing a platform or listing manifests of an image is not supported yet")
-		}
-		img, err := s.Engine.Image(ctx, name)
+		q := r.URL.Query()
+		img, err := s.imageFor(ctx, name, q)
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, http.StatusOK, wireImageDetails(img))
-	case "history", "get", "attestations":
-		return unsupported("GET /images/{name}/%s is not supported yet", verb)
+		out := imageDetails{InspectResponse: wireImageDetails(img)}
+		if before(ctx, 44) {
+			out.VirtualSize = img.Size
+		}
+		if boolean(q, "manifests") {
+			out.Manifests = s.wireManifests(img)
+		}
+		return writeJSON(w, http.StatusOK, out)
+	case "history":
+		return s.imageHistory(ctx, w, r, name)
+	case "get":
+		return s.imageSave(ctx, w, r, []string{name})
+	case "attestations":
+		return unsupported("GET /images/{name}/attestations is not supported yet")
 	}
 	return notFound()
 }
@@ -177,7 +207,7 @@ func (p *progress) end(err error) error {
 
 func (s *server) imageLoad(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("platform") != "" {
-		return unsupported("loading one platform of an image is not supported")
+		return unsupported("loading one platform of an image is not supported: load it with all that the archive has")
 	}
 	out := &progress{w: w}
 	if _, err := s.Engine.LoadImages(ctx, r.Body, func(text string) {

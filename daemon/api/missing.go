@@ -42,7 +42,6 @@ func missing() (all []gap) {
 		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
 		later("building", "POST /build", "POST /session", "POST /grpc"),
 		later("committing a container", "POST /commit"),
-		later("saving images", "GET /images/get"),
 		later("updating a volume", "PUT /volumes/{name}"),
 		never("gantry is no swarm manager: Swarm is not supported",
 			"GET /swarm", "POST /swarm/{verb}", "GET /swarm/unlockkey",

@@ -8,7 +8,20 @@ import (
 	"gantry/runtime/image"
 
 	imagetypes "github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// imageSummary and imageDetails are what clients before API 1.44 read too:
+// there the size was given twice.
+type imageSummary struct {
+	imagetypes.Summary
+	VirtualSize int64 `json:",omitempty"`
+}
+
+type imageDetails struct {
+	imagetypes.InspectResponse
+	VirtualSize int64 `json:",omitempty"`
+}
 
 func wireImage(img image.Image, containers int64) imagetypes.Summary {
 	created := int64(0)
@@ -19,7 +32,7 @@ func wireImage(img image.Image, containers int64) imagetypes.Summary {
 		Containers: containers, Created: created, ID: img.ID.String(),
 		Labels:      orEmpty(img.Config.Config.Labels),
 		RepoDigests: orNone(img.Digests), RepoTags: orNone(img.Names),
-		SharedSize: -1, Size: img.Size,
+		SharedSize: -1, Size: img.Size, Descriptor: described(img.Documents.Target),
 	}
 }
 
@@ -29,9 +42,10 @@ func wireImageDetails(img image.Image) imagetypes.InspectResponse {
 		ID: img.ID.String(), RepoTags: orNone(img.Names), RepoDigests: orNone(img.Digests),
 		Author: img.Config.Author, Config: &config,
 		Architecture: img.Platform.Architecture, Variant: img.Platform.Variant, Os: img.Platform.OS, OsVersion: img.Platform.OSVersion,
-		Size:     img.Size,
-		RootFS:   imagetypes.RootFS{Type: "layers"},
-		Metadata: imagetypes.Metadata{LastTagTime: img.Tagged},
+		Size:       img.Size,
+		RootFS:     imagetypes.RootFS{Type: "layers"},
+		Descriptor: described(img.Documents.Target),
+		Metadata:   imagetypes.Metadata{LastTagTime: img.Tagged},
 	}
 	if !img.Created.IsZero() {
 		out.Created = img.Created.UTC().Format(time.RFC3339Nano)
@@ -60,4 +74,29 @@ func referenceMatches(pattern string, img image.Image) bool {
 		}
 	}
 	return false
+}
+
+// described is a document's descriptor, nil where none is known.
+func described(d ocispec.Descriptor) *ocispec.Descriptor {
+	if d.Digest == "" {
+		return nil
+	}
+	return &d
+}
+
+// wireManifests lists what can be run of an image: that of this machine's
+// platform.
+func (s *server) wireManifests(img image.Image) []imagetypes.ManifestSummary {
+	m := imagetypes.ManifestSummary{
+		ID: img.Manifest.String(), Descriptor: img.Documents.Manifest, Available: true, Kind: imagetypes.ManifestKindImage,
+		ImageData: &imagetypes.ImageProperties{Platform: img.Platform, Containers: []string{}},
+	}
+	m.Size.Content, m.Size.Total = img.Content, img.Content+img.Size
+	m.ImageData.Size.Unpacked = img.Size
+	for _, c := range s.Engine.List() {
+		if c.Config.ImageID == img.ID.String() {
+			m.ImageData.Containers = append(m.ImageData.Containers, c.ID)
+		}
+	}
+	return []imagetypes.ManifestSummary{m}
 }

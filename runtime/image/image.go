@@ -33,10 +33,20 @@ type Image struct {
 	// Size is the disk space of the unpacked layers, in bytes, as Docker counts
 	// it: a layer shared with another image counts in both.
 	Size int64
+	// Content is the size of the manifest and all it refers to, as they came.
+	Content int64
+	// Documents are what Target and Manifest are the digests of.
+	Documents Documents
 	// Created is the time in the configuration, zero when it says none.
 	Created time.Time
 	// Tagged is the last time one of the names was set.
 	Tagged time.Time
+}
+
+// Documents describe the two documents that make an image.
+type Documents struct {
+	Target   ocispec.Descriptor
+	Manifest ocispec.Descriptor
 }
 
 // ImportOptions says what an imported root file system becomes.
@@ -54,9 +64,12 @@ type ImportOptions struct {
 
 // User is a container that uses an image.
 type User struct {
-	Name    string
+	ID      string
 	Running bool
 }
+
+// short is the id as people see it.
+func (u User) short() string { return u.ID[:min(len(u.ID), 12)] }
 
 // RemoveOptions are those of [Store.Remove].
 type RemoveOptions struct {

@@ -190,14 +190,20 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 
 // image is the value callers see.
 func (g *group) image() Image {
+	m := g.res.manifest
 	img := Image{
-		ID:       g.id,
-		Target:   g.records[0].Target.Digest,
-		Manifest: g.res.desc.Digest,
-		Config:   g.res.config,
-		Platform: platform(g.res),
-		Layers:   slices.Clone(g.res.config.RootFS.DiffIDs),
-		Size:     g.res.size,
+		ID:        g.id,
+		Target:    g.records[0].Target.Digest,
+		Manifest:  g.res.desc.Digest,
+		Documents: Documents{Target: g.records[0].Target, Manifest: bare(g.res.desc)},
+		Config:    g.res.config,
+		Platform:  platform(g.res),
+		Layers:    slices.Clone(g.res.config.RootFS.DiffIDs),
+		Size:      g.res.size,
+		Content:   g.res.desc.Size + m.Config.Size,
+	}
+	for _, l := range m.Layers {
+		img.Content += l.Size
 	}
 	if g.res.config.Created != nil {
 		img.Created = *g.res.config.Created
@@ -213,7 +219,7 @@ func (g *group) image() Image {
 		img.Digests = append(img.Digests, reference.FamiliarName(named)+"@"+r.Target.Digest.String())
 		if _, ok := named.(reference.Tagged); ok {
 			img.Names = append(img.Names, reference.FamiliarString(named))
-			img.Target = r.Target.Digest
+			img.Target, img.Documents.Target = r.Target.Digest, r.Target
 		}
 	}
 	slices.Sort(img.Names)

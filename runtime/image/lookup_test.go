@@ -94,8 +94,8 @@ func TestListNewestFirst(t *testing.T) {
 }
 
 func TestRemove(t *testing.T) {
-	stopped := func(digest.Digest) []User { return []User{{Name: "web-1"}} }
-	running := func(digest.Digest) []User { return []User{{Name: "idle"}, {Name: "web-1", Running: true}} }
+	stopped := func(digest.Digest) []User { return []User{{ID: "web-1"}} }
+	running := func(digest.Digest) []User { return []User{{ID: "idle"}, {ID: "web-1", Running: true}} }
 	for _, c := range []struct {
 		name  string
 		names []string
@@ -108,7 +108,7 @@ func TestRemove(t *testing.T) {
 		{name: "last name", names: []string{"a"}, ref: "a", want: []string{"-a:latest", "ID"}},
 		{name: "one of two names", names: []string{"a", "b"}, ref: "a", want: []string{"-a:latest"}, left: []string{"b:latest"}},
 		{name: "id with one name", names: []string{"a"}, ref: "ID", want: []string{"-a:latest", "ID"}},
-		{name: "id with two names", names: []string{"a", "b"}, ref: "ID", err: "has several names (a:latest, b:latest)", left: []string{"a:latest", "b:latest"}},
+		{name: "id with two names", names: []string{"a", "b"}, ref: "ID", err: "(must be forced) - image is referenced in multiple repositories", left: []string{"a:latest", "b:latest"}},
 		{name: "id with two names, forced", names: []string{"a", "b"}, ref: "ID", o: RemoveOptions{Force: true}, want: []string{"-a:latest", "-b:latest", "ID"}},
 		{name: "dangling", names: []string{""}, ref: "ID", want: []string{"ID"}},
 		{name: "used, by name", names: []string{"a"}, ref: "a", o: RemoveOptions{InUse: stopped}, err: "container web-1", left: []string{"a:latest"}},

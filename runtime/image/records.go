@@ -176,7 +176,8 @@ func (r removal) removed(id digest.Digest) []Removed {
 	return out
 }
 
-// planRemoval decides. It is pure.
+// planRemoval decides. It is pure. The refusals are in Docker's words, which
+// people and scripts know.
 func planRemoval(ref string, m match, users []User, force bool) (removal, error) {
 	var names []string
 	for _, r := range m.records {
@@ -193,7 +194,7 @@ func planRemoval(ref string, m match, users []User, force bool) (removal, error)
 			return removal{records: m.named}, nil
 		case len(users) > 0 && !force:
 			return removal{}, classed(errdefs.ErrFailedPrecondition,
-				"image %q is used by container %s: remove the container first, or force the removal", ref, users[0].Name)
+				"conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, users[0].short(), short(m.id))
 		case running >= 0:
 			return removal{records: m.named, keep: true}, nil
 		}
@@ -202,16 +203,13 @@ func planRemoval(ref string, m match, users []User, force bool) (removal, error)
 	switch {
 	case running >= 0:
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
-			"image %s is used by the running container %s: stop and remove it first", short(m.id), users[running].Name)
+			"conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", short(m.id), users[running].short())
 	case len(users) > 0 && !force:
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
-			"image %s is used by the stopped container %s: remove the container first, or force the removal", short(m.id), users[0].Name)
+			"conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", short(m.id), users[0].short())
 	case len(names) > 1 && !force:
-		for i, n := range names {
-			names[i] = familiar(n)
-		}
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
-			"image %s has several names (%s): remove them by name, or force the removal", short(m.id), strings.Join(names, ", "))
+			"conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", short(m.id))
 	}
 	return removal{records: m.records, deletes: true}, nil
 }
