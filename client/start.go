@@ -96,9 +96,6 @@ func (c *Client) startLock(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// maxLog is the size from which the daemon's log is put aside at a start.
-const maxLog = 10 << 20
-
 func (c *Client) startDaemon(ctx context.Context) error {
 	program, err := daemonProgram()
 	if err != nil {
@@ -108,11 +105,6 @@ func (c *Client) startDaemon(ctx context.Context) error {
 		return fmt.Errorf("root directory: %w", err)
 	}
 	path := filepath.Join(c.places.root, "gantryd.log")
-	if st, err := os.Stat(path); err == nil && st.Size() > maxLog {
-		if err := os.Rename(path, path+".1"); err != nil {
-			return fmt.Errorf("put the old log aside: %w", err)
-		}
-	}
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("log: %w", err)

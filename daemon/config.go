@@ -80,6 +80,10 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
+// LogFile is where the log of a daemon goes that a client or its keeper has
+// started: both make it its standard error.
+func (c Config) LogFile() string { return filepath.Join(c.Root, "gantryd.log") }
+
 // instance tells this daemon's kernel objects from those of others on the
 // machine. A daemon is known by its run directory: two cannot share one.
 func (c Config) instance() string { return c.Run }

@@ -38,6 +38,9 @@ const draining = 2 * time.Second
 // Sockets that a daemon before left with the keeper are taken over before
 // anything is recovered: calls queue in them and are answered late, not never.
 func Run(ctx context.Context, c Config, ready func()) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("only root may make namespaces, cgroups and networks; run gantryd as root, or `systemctl start gantryd`")
+	}
 	c, err = c.complete()
 	if err != nil {
 		return err
@@ -192,7 +195,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		for _, h := range d.Hosts {
 			args = append(args, "--host", h)
 		}
-		o.Guard = &keeper.Guard{Args: args, Env: os.Environ(), Dir: "/", Log: filepath.Join(d.Root, "gantryd.log")}
+		o.Guard = &keeper.Guard{Args: args, Env: os.Environ(), Dir: "/", Log: d.LogFile()}
 	}
 	k, err := keeper.Connect(ctx, o)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"gantry/daemon"
+	"gantry/runtime/logs"
 )
 
 // Set by the linker.
@@ -62,7 +63,8 @@ func run(args []string) error {
 	if c.Debug {
 		level = slog.LevelDebug
 	}
-	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	own := logs.OpenOwn(c.LogFile(), logs.OwnSize)
+	c.Log = slog.New(slog.NewTextHandler(own, &slog.HandlerOptions{Level: level}))
 
 	starter := daemon.Starter(c.Log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

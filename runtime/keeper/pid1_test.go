@@ -66,7 +66,10 @@ func TestInitIsSmall(t *testing.T) {
 		t.Errorf("signals of a command: %q without an init, %q with it", a, b)
 	}
 	st := h.start(h.withInit(h.bundle("one", "sleep", "1000")))
-	h.eventually("it is the init", func() bool { b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", st.Pid)); return string(b) == "docker-init\n" })
+	h.eventually("it is the init", func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", st.Pid))
+		return string(b) == "docker-init\n"
+	})
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", st.Pid))
 	h.must(err)
 	for line := range strings.Lines(string(status)) {

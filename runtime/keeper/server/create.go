@@ -166,7 +166,7 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		return fmt.Errorf("create container: %w", err)
 	}
 	if err := c.clone(func() error { return c.lc.Start(process) }); err != nil {
-		return startError(err)
+		return startError(err, process.Cwd)
 	}
 	c.proc = process
 	if c.pid, err = process.Pid(); err != nil {

@@ -156,7 +156,7 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 		if c.status().State == keeper.StateStopped {
 			return nil, c.notRunning()
 		}
-		return nil, startError(err)
+		return nil, startError(err, p.Cwd)
 	}
 	pid, err := p.Pid()
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
+	"gantry/runtime/logs"
 )
 
 const usage = `gantry-runtime holds gantry's containers; gantryd starts it.
@@ -96,7 +97,8 @@ func serveMode(args []string) error {
 		return err
 	}
 	debug.SetGCPercent(50)
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	path, _ := os.Readlink("/proc/self/fd/2") // of the file its starter has given it
+	log := slog.New(slog.NewTextHandler(logs.OpenOwn(path, logs.OwnSize), nil))
 	logrus.SetOutput(io.Discard)
 	logrus.AddHook(hook{log})
 	logrus.SetLevel(logrus.WarnLevel)

@@ -172,7 +172,7 @@ var rlimits = map[string]int{
 // as what it means to a user. The process fails inside the container, and all
 // that comes back from there is text: this is the one place that reads it, and
 // a test with real processes holds it to the library's words.
-func startError(err error) error {
+func startError(err error, cwd string) error {
 	text := err.Error()
 	has := func(parts ...string) bool {
 		for _, p := range parts {
@@ -189,6 +189,9 @@ func startError(err error) error {
 		if _, rest, ok := strings.Cut(short, mark); ok {
 			short = rest
 		}
+	}
+	if strings.HasPrefix(short, "mkdir ") && strings.HasSuffix(short, ": not a directory") { // all it makes is this one
+		short = "working_dir " + cwd + ": there is a file in its place; name a directory"
 	}
 	cause := &startCause{text: short, err: err}
 	switch {
