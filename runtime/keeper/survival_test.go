@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
+	"gantry/runtime/logs"
 )
 
 // killKeeper kills it and waits until the client has another.
@@ -273,6 +275,18 @@ func TestDaemonDies(t *testing.T) {
 	master.Close()
 	if x, err := h.client.Wait(ctx(t), "tty"); err != nil || x.Code != 0 {
 		t.Errorf("tty: %+v %v", x, err)
+	}
+}
+
+// TestKeepersLogIsBounded: a keeper puts a log aside that has become too large.
+func TestKeepersLogIsBounded(t *testing.T) {
+	h := newHouse(t)
+	log := filepath.Join(h.run, "keeper.log")
+	h.must(os.Truncate(log, logs.OwnSize))
+	h.killKeeper()
+	h.eventually("the log begins anew", func() bool { st, err := os.Stat(log); return err == nil && st.Size() > 0 && st.Size() < 4096 })
+	if st, err := os.Stat(log + ".1"); err != nil || st.Size() != logs.OwnSize {
+		t.Errorf("what was put aside: %v %v", st, err)
 	}
 }
 
