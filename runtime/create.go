@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
@@ -74,6 +75,9 @@ func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *conta
 	if a := img.Config.Architecture; a != "" && !runsHere(a) {
 		return nil, fmt.Errorf("image %s is for %s, this machine is %s; import one for this machine: %w", cfg.Image, a, goruntime.GOARCH, errdefs.ErrInvalidArgument)
 	}
+	if err := e.borrowVolumes(&cfg); err != nil {
+		return nil, err
+	}
 	cfg = cfg.WithImage(img.Config)
 	cfg.ImageID = img.ID.String()
 	if err := e.resolvePeers(&cfg); err != nil {
@@ -100,7 +104,7 @@ func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *conta
 			e.uses.unclaim(o)
 		}
 		if err != nil {
-			e.releaseImage(context.WithoutCancel(ctx), cfg.ImageID)
+			e.releaseImages(context.WithoutCancel(ctx), c)
 		}
 	}()
 	if err := claim(imageOf(cfg.ImageID)); err != nil {
@@ -177,7 +181,7 @@ func (e *Engine) unmakeContainer(ctx context.Context, c Container) error {
 
 // anonymousVolume is a volume of a container's own.
 func anonymousVolume(name string, m spec.Mount) volume.Volume {
-	return volume.Volume{Name: name, Driver: m.Driver, Labels: m.Labels, Anonymous: true}
+	return volume.Volume{Name: name, Driver: m.Driver, Options: m.DriverOptions, Labels: m.Labels, Anonymous: true}
 }
 
 // resolveNetworks checks that the networks are there, and names the default one
@@ -221,7 +225,7 @@ func (e *Engine) resolvePeers(c *Config) error {
 		}
 		ct, err := e.find(ref)
 		if err != nil {
-			return err
+			return peerError("join "+*mode, err)
 		}
 		*mode = "container:" + ct.snapshot().ID
 	}
@@ -244,7 +248,7 @@ func (e *Engine) writeFiles(c Container) error {
 }
 
 // resolveMounts finds what is mounted and names what is to be made. Named
-// volumes that are not there are made here.
+// volumes that are not there are made here. On an error, what was found so far.
 func (e *Engine) resolveMounts(ctx context.Context, c Config, claim func(object) error) ([]MountPoint, error) {
 	var points []MountPoint
 	for _, m := range c.Mounts {
@@ -252,7 +256,7 @@ func (e *Engine) resolveMounts(ctx context.Context, c Config, claim func(object)
 		switch m.Type {
 		case spec.MountBind:
 			if err := bindSource(m); err != nil {
-				return nil, err
+				return points, err
 			}
 			p.Source = m.Source
 		case spec.MountVolume:
@@ -261,25 +265,79 @@ func (e *Engine) resolveMounts(ctx context.Context, c Config, claim func(object)
 				p.Name = newID()
 			}
 			if err := claim(volumeOf(p.Name)); err != nil {
-				return nil, err
+				return points, err
 			}
 			v, err := e.Volumes.Get(p.Name)
 			switch {
 			case errdefs.IsNotFound(err) && p.Anonymous:
 				v = volume.Volume{Driver: volume.DriverLocal, Mountpoint: e.Volumes.Path(p.Name)}
 			case errdefs.IsNotFound(err):
-				if v, err = e.Volumes.Create(ctx, volume.Volume{Name: p.Name, Driver: m.Driver, Labels: m.Labels}); err != nil {
-					return nil, err
+				if v, err = e.Volumes.Create(ctx, volume.Volume{Name: p.Name, Driver: m.Driver, Options: m.DriverOptions, Labels: m.Labels}); err != nil {
+					return points, err
 				}
 				e.emitObject("volume", "create", v.Name, map[string]string{"driver": v.Driver})
 			case err != nil:
-				return nil, err
+				return points, err
 			}
 			p.Source, p.Driver = v.Mountpoint, v.Driver
+		case spec.MountImage:
+			img, err := e.Images.Get(ctx, m.Source)
+			if err != nil {
+				return points, err
+			}
+			p.Name, p.Source, p.ReadOnly = m.Source, img.ID.String(), true
+			if err := claim(imageOf(p.Source)); err != nil {
+				return points, err
+			}
+			// Pinned like the container's own.
+			if _, err := e.Images.Lowers(ctx, img.ID); err != nil {
+				return points, err
+			}
 		}
 		points = append(points, p)
 	}
 	return points, nil
+}
+
+// borrowVolumes adds the volumes and binds of the containers that VolumesFrom
+// names, where nothing else is mounted at their place. They are named ones for
+// the borrower: they do not go with it.
+func (e *Engine) borrowVolumes(c *Config) error {
+	taken := map[string]bool{}
+	for _, m := range c.Mounts {
+		taken[path.Clean(m.Target)] = true
+	}
+	c.Mounts = slices.Clone(c.Mounts)
+	for _, from := range c.VolumesFrom {
+		ref, mode, _ := strings.Cut(from, ":")
+		if mode != "" && mode != "ro" && mode != "rw" {
+			return fmt.Errorf("volumes_from %q: the mode %q is neither ro nor rw: %w", from, mode, errdefs.ErrInvalidArgument)
+		}
+		ct, err := e.find(ref)
+		if err != nil {
+			return peerError("volumes_from "+from, err)
+		}
+		owner := ct.snapshot()
+		for i, m := range owner.Config.Mounts {
+			if i >= len(owner.Mounts) || taken[path.Clean(m.Target)] || m.Type != spec.MountBind && m.Type != spec.MountVolume {
+				continue
+			}
+			taken[path.Clean(m.Target)] = true
+			if m.Type == spec.MountVolume {
+				m.Source, m.Anonymous, m.NoCopy = owner.Mounts[i].Name, false, true
+			}
+			m.ReadOnly = m.ReadOnly || mode == "ro"
+			c.Mounts = append(c.Mounts, m)
+		}
+	}
+	return nil
+}
+
+// peerError is that of a further container which was named and is not there.
+// It is the caller's mistake, not a missing page: clients take "not found" for
+// a missing image.
+func peerError(what string, err error) error {
+	return fmt.Errorf("%s: %v: %w", what, err, errdefs.ErrInvalidArgument) //nolint:errorlint // another class on purpose
 }
 
 // bindSource checks the source of a bind mount, and makes it where it may.

@@ -74,6 +74,9 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 			if err := bindSource(m); err != nil {
 				return nil, release, err
 			}
+			if err := e.checkPropagation(m); err != nil {
+				return nil, release, err
+			}
 			out = append(out, m)
 		case spec.MountVolume:
 			vm, err := e.volumeMount(ctx, c.Mounts[i], m, lower)
@@ -81,7 +84,7 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 				return nil, release, err
 			}
 			if m.Subpath != "" && vm.Type == spec.MountBind {
-				at := filepath.Join(e.Run, "subpaths", c.ID+"."+strconv.Itoa(i))
+				at := e.heldAt(c.ID, i)
 				if err := holdBelow(at, vm.Source, m.Subpath); err != nil {
 					return nil, release, fmt.Errorf("volume %s: subpath %q: %w", c.Mounts[i].Name, m.Subpath, err)
 				}
@@ -89,6 +92,13 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 				vm.Source = at
 			}
 			out = append(out, vm)
+		case spec.MountImage:
+			at := e.heldAt(c.ID, i)
+			held = append(held, at+imageRoot, at)
+			if err := e.holdImage(ctx, at, c.Mounts[i].Source, m.Subpath); err != nil {
+				return nil, release, fmt.Errorf("mount image %s: %w", m.Source, err)
+			}
+			out = append(out, spec.Mount{Type: spec.MountBind, Source: at, Target: m.Target, ReadOnly: true})
 		case spec.MountFile:
 			path := filepath.Join(e.filesDir(c.ID), strconv.Itoa(i))
 			if err := e.placeFile(path, m); err != nil {
@@ -101,6 +111,47 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 		}
 	}
 	return out, release, nil
+}
+
+// heldAt is where the i-th mount of a container is held until the keeper has
+// taken it over.
+func (e *Engine) heldAt(id string, i int) string {
+	return filepath.Join(e.Run, "subpaths", id+"."+strconv.Itoa(i))
+}
+
+// imageRoot is appended to where a subpath of an image is held, for the whole.
+const imageRoot = ".image"
+
+// holdImage mounts an image, or what lies at sub below its root, at the path at.
+func (e *Engine) holdImage(ctx context.Context, at, imageID, sub string) error {
+	id, err := parseImageID(imageID)
+	if err != nil {
+		return err
+	}
+	lower, err := e.Images.Lowers(ctx, id)
+	if err != nil {
+		return err
+	}
+	root := at
+	if sub != "" {
+		root += imageRoot
+	}
+	if err := letGo(root); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return err
+	}
+	if err := (rootfs.Overlay{Lower: lower}).Mount(root); err != nil {
+		return err
+	}
+	if sub == "" {
+		return nil
+	}
+	if err := holdBelow(at, root, sub); err != nil {
+		return fmt.Errorf("subpath %q: %w", sub, err)
+	}
+	return nil
 }
 
 // volumeMount shows a volume, filled from the image if it is fresh.

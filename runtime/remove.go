@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 
+	"gantry/runtime/spec"
+
 	"github.com/containerd/errdefs"
 )
 
@@ -116,7 +118,7 @@ func (e *Engine) removeLocked(ctx context.Context, ct *container) error {
 	ct.removed = true
 	ct.wake()
 	ct.mu.Unlock()
-	e.releaseImage(ctx, c.Config.ImageID)
+	e.releaseImages(ctx, c)
 	return nil
 }
 
@@ -178,11 +180,31 @@ func (e *Engine) releaseImage(ctx context.Context, id string) {
 	}
 }
 
-// imageUsers are the containers made from an image.
+// imagesOf are the images a container needs: the one it was made from, and those
+// it mounts.
+func imagesOf(c Container) []string {
+	all := []string{c.Config.ImageID}
+	for _, m := range c.Mounts {
+		if m.Type == spec.MountImage {
+			all = append(all, m.Source)
+		}
+	}
+	return all
+}
+
+// releaseImages lets go of a container's images, as far as no other one needs
+// them.
+func (e *Engine) releaseImages(ctx context.Context, c Container) {
+	for _, id := range imagesOf(c) {
+		e.releaseImage(ctx, id)
+	}
+}
+
+// imageUsers are the containers that need an image.
 func (e *Engine) imageUsers(id string) []Container {
 	var users []Container
 	for _, ct := range e.all() {
-		if c := ct.snapshot(); c.Config.ImageID == id {
+		if c := ct.snapshot(); slices.Contains(imagesOf(c), id) {
 			users = append(users, c)
 		}
 	}

@@ -145,9 +145,6 @@ func onNetwork(c runtime.Container, wanted map[string]bool) bool {
 
 func (s *server) containerCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	if p := q.Get("platform"); p != "" {
-		return unsupported("platform %s: choosing a platform is not supported yet", p)
-	}
 	var req createRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
@@ -156,11 +153,15 @@ func (s *server) containerCreate(ctx context.Context, w http.ResponseWriter, r *
 	if err != nil {
 		return err
 	}
+	if err := s.checkPlatform(ctx, cfg.Image, q.Get("platform")); err != nil {
+		return err
+	}
+	cfg, warnings := cfg.Discard(s.Engine.Host())
 	c, err := s.Engine.Create(ctx, strings.TrimPrefix(q.Get("name"), "/"), cfg)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: []string{}})
+	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: c.ID, Warnings: orNone(append(req.warnings(), warnings...))})
 }
 
 func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r *http.Request) error {

@@ -379,7 +379,7 @@ func (f *fake) Events(ctx context.Context, q runtime.EventQuery, each func(runti
 }
 
 func (f *fake) Host() spec.Host {
-	return spec.Host{CgroupV2: true, Controllers: []string{"cpu", "memory", "pids"}, CPUs: 2, Memory: 8 << 30, Seccomp: true}
+	return spec.Host{Controllers: []string{"blkio", "cpu", "cpuset", "memory", "pids"}, SwapLimit: true, BlkioWeight: true, CPUs: 2, Memory: 8 << 30, Seccomp: true}
 }
 
 var day = time.Date(2026, 3, 4, 5, 6, 7, 89, time.UTC)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"context"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -10,17 +11,28 @@ import (
 
 	"gantry/runtime/spec"
 
+	"github.com/containerd/platforms"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	dockernet "github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // createRequest is the body of a create.
 type createRequest struct {
 	container.CreateRequest
+	HostConfig *hostConfig
 	// MacAddress is where clients before API 1.44 put it.
 	MacAddress string
+}
+
+// hostConfig adds what the API once had: limits of the kernel's own memory,
+// which Linux has given up.
+type hostConfig struct {
+	container.HostConfig
+	KernelMemory    int64
+	KernelMemoryTCP int64
 }
 
 // config is what Docker's three configurations ask for. What gantry does not
@@ -30,9 +42,9 @@ func (r createRequest) config() (spec.Config, error) {
 	if r.Config == nil {
 		r.Config = &container.Config{}
 	}
-	h := r.HostConfig
-	if h == nil {
-		h = &container.HostConfig{}
+	h := &container.HostConfig{}
+	if r.HostConfig != nil {
+		h = &r.HostConfig.HostConfig
 	}
 	if r.Image == "" {
 		return spec.Config{}, invalid("no image given: the field Image is empty")
@@ -45,7 +57,7 @@ func (r createRequest) config() (spec.Config, error) {
 		WorkingDir: r.WorkingDir, User: r.User, GroupAdd: h.GroupAdd,
 		Hostname: r.Hostname, Domainname: r.Domainname, Labels: r.Labels, Annotations: h.Annotations,
 		TTY: r.Tty, OpenStdin: r.OpenStdin, StdinOnce: r.StdinOnce, Init: h.Init != nil && *h.Init,
-		ReadOnly: h.ReadonlyRootfs, ShmSize: h.ShmSize,
+		ReadOnly: h.ReadonlyRootfs, ShmSize: h.ShmSize, VolumesFrom: h.VolumesFrom,
 		CapAdd: h.CapAdd, CapDrop: h.CapDrop, Privileged: h.Privileged,
 		MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths,
 		Sysctls: h.Sysctls,
@@ -81,6 +93,9 @@ func (r createRequest) config() (spec.Config, error) {
 	return c, nil
 }
 
+// runtimes are the names under which clients ask for a platform's own runtime.
+var runtimes = []string{"", "gantry", "runc", "io.containerd.runc.v2"}
+
 // refused names the first field that asks for what gantry does not do.
 func refused(c *container.Config, h *container.HostConfig) string {
 	for _, f := range []struct {
@@ -91,10 +106,9 @@ func refused(c *container.Config, h *container.HostConfig) string {
 		{"OnBuild", len(c.OnBuild) > 0},
 		{"ArgsEscaped (Windows)", c.ArgsEscaped},
 		{"HostConfig.VolumeDriver " + h.VolumeDriver, h.VolumeDriver != "" && h.VolumeDriver != "local"},
-		{"HostConfig.VolumesFrom", len(h.VolumesFrom) > 0},
 		{"HostConfig.Cgroup " + string(h.Cgroup), h.Cgroup != ""},
 		{"HostConfig.StorageOpt", len(h.StorageOpt) > 0},
-		{"HostConfig.Runtime " + h.Runtime, h.Runtime != "" && h.Runtime != "gantry"},
+		{"HostConfig.Runtime " + h.Runtime, !slices.Contains(runtimes, h.Runtime)},
 		{"HostConfig.Umask", h.Umask != nil},
 		{"HostConfig.Isolation " + string(h.Isolation), !h.Isolation.IsDefault()},
 		{"HostConfig.DeviceRequests", len(h.DeviceRequests) > 0},
@@ -108,6 +122,38 @@ func refused(c *container.Config, h *container.HostConfig) string {
 		}
 	}
 	return ""
+}
+
+// warnings are about what has no effect any more.
+func (r createRequest) warnings() []string {
+	if h := r.HostConfig; h != nil && (h.KernelMemory != 0 || h.KernelMemoryTCP != 0) {
+		return []string{"Kernel memory limits are discarded: Linux has given them up, and the memory limit covers them."}
+	}
+	return nil
+}
+
+// checkPlatform refuses to run an image on a platform that is not this
+// machine's, or that is not the image's.
+func (s *server) checkPlatform(ctx context.Context, ref, asked string) error {
+	if asked == "" {
+		return nil
+	}
+	p, err := platforms.Parse(asked)
+	if err != nil {
+		return invalid("platform %q: %v", asked, err)
+	}
+	if !platforms.Default().Match(p) {
+		return unsupported("platform %s does not run on this machine, which is %s: emulation is not supported", asked, platforms.DefaultString())
+	}
+	img, err := s.Engine.Image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	has := platforms.Normalize(ocispec.Platform{OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant})
+	if has.Architecture != "" && !platforms.Only(p).Match(has) {
+		return notFoundf("image with reference %s was found but does not provide the specified platform (%s)", ref, asked)
+	}
+	return nil
 }
 
 func resources(r container.Resources) spec.Resources {
@@ -225,6 +271,15 @@ func securityOpts(c *spec.Config, _ createRequest, h *container.HostConfig) erro
 				return invalid("security option %q: systempaths can only be unconfined", opt)
 			}
 			c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
+		case "writable-cgroups":
+			on := true
+			if value != "" {
+				var err error
+				if on, err = strconv.ParseBool(value); err != nil {
+					return invalid("security option %q: it is true or false", opt)
+				}
+			}
+			c.WritableCgroups = &on
 		case "label":
 			// Without SELinux in the runtime there is nothing to disable.
 			if value != "disable" {

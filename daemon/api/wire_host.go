@@ -27,8 +27,9 @@ func wireHostConfig(c spec.Config) *container.HostConfig {
 		UTSMode: container.UTSMode(c.UTSMode), UsernsMode: container.UsernsMode(c.UsernsMode),
 		ShmSize: c.ShmSize, Sysctls: c.Sysctls, Runtime: "gantry",
 		MaskedPaths: c.MaskedPaths, ReadonlyPaths: c.ReadonlyPaths,
-		LogConfig: container.LogConfig{Type: c.Log.Driver, Config: orEmpty(c.Log.Options)},
-		Resources: wireResources(c),
+		VolumesFrom: c.VolumesFrom,
+		LogConfig:   container.LogConfig{Type: c.Log.Driver, Config: orEmpty(c.Log.Options)},
+		Resources:   wireResources(c),
 	}
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
@@ -52,6 +53,9 @@ func wireHostConfig(c spec.Config) *container.HostConfig {
 	}
 	if c.Seccomp != "" {
 		h.SecurityOpt = append(h.SecurityOpt, "seccomp="+c.Seccomp)
+	}
+	if w := c.WritableCgroups; w != nil {
+		h.SecurityOpt = append(h.SecurityOpt, "writable-cgroups="+strconv.FormatBool(*w))
 	}
 	if c.AppArmor != "" {
 		h.SecurityOpt = append(h.SecurityOpt, "apparmor="+c.AppArmor)
@@ -120,7 +124,7 @@ func wireMount(h *container.HostConfig, m spec.Mount) {
 	switch {
 	case m.Type == spec.MountFile:
 		return
-	case m.Type == spec.MountBind && m.CreateHostPath && !m.NonRecursive:
+	case m.Type == spec.MountBind && m.CreateHostPath && !m.NonRecursive && !m.ShallowReadOnly && !m.DeepReadOnly:
 		var opts []string
 		if m.ReadOnly {
 			opts = append(opts, "ro")
@@ -134,20 +138,26 @@ func wireMount(h *container.HostConfig, m spec.Mount) {
 		}
 		h.Binds = append(h.Binds, text)
 		return
-	case m.Type == spec.MountVolume && m.Source == "" && !m.NoCopy && !m.ReadOnly && len(m.Labels) == 0 && m.Subpath == "":
+	case m.Type == spec.MountVolume && m.Source == "" && !m.NoCopy && !m.ReadOnly && len(m.Labels)+len(m.DriverOptions) == 0 && m.Subpath == "":
 		return
 	}
 	out := mount.Mount{Type: mount.Type(m.Type), Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
 	switch m.Type {
 	case spec.MountBind:
-		if m.Propagation != "" || m.NonRecursive || m.CreateHostPath {
-			out.BindOptions = &mount.BindOptions{Propagation: mount.Propagation(m.Propagation), NonRecursive: m.NonRecursive, CreateMountpoint: m.CreateHostPath}
+		o := mount.BindOptions{Propagation: mount.Propagation(m.Propagation), NonRecursive: m.NonRecursive, CreateMountpoint: m.CreateHostPath,
+			ReadOnlyNonRecursive: m.ShallowReadOnly, ReadOnlyForceRecursive: m.DeepReadOnly}
+		if o != (mount.BindOptions{}) {
+			out.BindOptions = &o
+		}
+	case spec.MountImage:
+		if m.Subpath != "" {
+			out.ImageOptions = &mount.ImageOptions{Subpath: m.Subpath}
 		}
 	case spec.MountVolume:
-		if m.NoCopy || len(m.Labels) > 0 || m.Subpath != "" || m.Driver != "" {
+		if m.NoCopy || len(m.Labels)+len(m.DriverOptions) > 0 || m.Subpath != "" || m.Driver != "" {
 			out.VolumeOptions = &mount.VolumeOptions{NoCopy: m.NoCopy, Labels: m.Labels, Subpath: m.Subpath}
-			if m.Driver != "" {
-				out.VolumeOptions.DriverConfig = &mount.Driver{Name: m.Driver}
+			if m.Driver != "" || len(m.DriverOptions) > 0 {
+				out.VolumeOptions.DriverConfig = &mount.Driver{Name: m.Driver, Options: m.DriverOptions}
 			}
 		}
 	case spec.MountTmpfs:

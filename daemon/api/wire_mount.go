@@ -102,14 +102,14 @@ func parseBind(text string) (spec.Mount, error) {
 
 func parseMount(in mount.Mount) (spec.Mount, error) {
 	m := spec.Mount{Type: string(in.Type), Source: in.Source, Target: in.Target, ReadOnly: in.ReadOnly}
-	if in.ClusterOptions != nil || in.ImageOptions != nil {
+	if in.ClusterOptions != nil {
 		return m, unsupported("mount %s: type %s is not supported", in.Target, in.Type)
 	}
 	// Options of another type are a mistake of the caller.
 	for _, other := range []struct {
 		kind mount.Type
 		set  bool
-	}{{mount.TypeBind, in.BindOptions != nil}, {mount.TypeVolume, in.VolumeOptions != nil}, {mount.TypeTmpfs, in.TmpfsOptions != nil}} {
+	}{{mount.TypeBind, in.BindOptions != nil}, {mount.TypeVolume, in.VolumeOptions != nil}, {mount.TypeTmpfs, in.TmpfsOptions != nil}, {mount.TypeImage, in.ImageOptions != nil}} {
 		if other.set && other.kind != in.Type {
 			return m, invalid("mount %s: options of a %s mount on one of type %q", in.Target, other.kind, in.Type)
 		}
@@ -117,20 +117,22 @@ func parseMount(in mount.Mount) (spec.Mount, error) {
 	switch in.Type {
 	case mount.TypeBind:
 		if o := in.BindOptions; o != nil {
-			if o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive {
-				return m, unsupported("mount %s: ReadOnlyNonRecursive and ReadOnlyForceRecursive are not supported", in.Target)
-			}
+			m.ShallowReadOnly, m.DeepReadOnly = o.ReadOnlyNonRecursive, o.ReadOnlyForceRecursive
 			m.Propagation, m.NonRecursive, m.CreateHostPath = string(o.Propagation), o.NonRecursive, o.CreateMountpoint
 		}
 	case mount.TypeVolume:
 		if o := in.VolumeOptions; o != nil {
 			m.NoCopy, m.Subpath, m.Labels = o.NoCopy, o.Subpath, o.Labels
 			if d := o.DriverConfig; d != nil {
-				if d.Name != "" && d.Name != "local" || len(d.Options) > 0 {
-					return m, unsupported("mount %s: a volume driver with options in a mount is not supported: create the volume first", in.Target)
+				if d.Name != "" && d.Name != "local" {
+					return m, unsupported("mount %s: the volume driver %s is not supported: local is", in.Target, d.Name)
 				}
-				m.Driver = d.Name
+				m.Driver, m.DriverOptions = d.Name, d.Options
 			}
+		}
+	case mount.TypeImage:
+		if o := in.ImageOptions; o != nil {
+			m.Subpath = o.Subpath
 		}
 	case mount.TypeTmpfs:
 		if in.Source != "" {
@@ -143,7 +145,7 @@ func parseMount(in mount.Mount) (spec.Mount, error) {
 			}
 		}
 	default:
-		return m, unsupported("mount %s: type %q is not supported: bind, volume and tmpfs are", in.Target, in.Type)
+		return m, unsupported("mount %s: type %q is not supported: bind, volume, tmpfs and image are", in.Target, in.Type)
 	}
 	return m, nil
 }

@@ -38,6 +38,9 @@ type Config struct {
 	ReadOnly bool    `json:",omitempty"`
 	Mounts   []Mount `json:",omitempty"`
 	ShmSize  int64   `json:",omitempty"` // bytes; 0: 64 MiB
+	// VolumesFrom are containers whose volumes and binds this one has too,
+	// "NAME", "NAME:ro" or "NAME:rw".
+	VolumesFrom []string `json:",omitempty"`
 
 	CapAdd          []string `json:",omitempty"` // "NET_ADMIN" or "CAP_NET_ADMIN"; "ALL"
 	CapDrop         []string `json:",omitempty"`
@@ -47,6 +50,9 @@ type Config struct {
 	AppArmor        string   `json:",omitempty"` // "": docker-default where the kernel has it; "unconfined"; a profile's name
 	MaskedPaths     []string `json:",omitzero"`  // nil: the default list; empty non-nil: none
 	ReadonlyPaths   []string `json:",omitzero"`  // the same
+	// WritableCgroups mounts the container's own cgroups for writing; nil: only
+	// when it is privileged.
+	WritableCgroups *bool `json:",omitempty"`
 
 	Sysctls map[string]string `json:",omitempty"`
 	Ulimits []Ulimit          `json:",omitempty"`
@@ -79,13 +85,14 @@ const (
 	MountBind   = "bind"
 	MountVolume = "volume"
 	MountTmpfs  = "tmpfs"
-	MountFile   = "file" // content held in the record's own directory: a secret or a config
+	MountImage  = "image" // the root of an image, read-only
+	MountFile   = "file"  // content held in the record's own directory: a secret or a config
 )
 
 // Mount is one thing mounted into a container.
 type Mount struct {
 	Type     string
-	Source   string `json:",omitempty"` // bind: absolute path; volume: its name, "" for a fresh anonymous one; file: a name within the container's own directory
+	Source   string `json:",omitempty"` // bind: absolute path; volume: its name, "" for a fresh anonymous one; image: its name or id; file: a name within the container's own directory
 	Target   string // absolute path inside the container
 	ReadOnly bool   `json:",omitempty"`
 
@@ -94,15 +101,21 @@ type Mount struct {
 	Propagation    string `json:",omitempty"`
 	CreateHostPath bool   `json:",omitempty"` // bind: make a missing source directory
 	NonRecursive   bool   `json:",omitempty"`
+	// ShallowReadOnly leaves the mounts below a read-only one as they are;
+	// DeepReadOnly refuses a kernel that could not do otherwise.
+	ShallowReadOnly bool `json:",omitempty"`
+	DeepReadOnly    bool `json:",omitempty"`
 
 	// Anonymous, of a volume with a Source: it was made for an earlier container
 	// in this one's place, and goes with this one.
 	Anonymous bool `json:",omitempty"`
 
 	NoCopy  bool              `json:",omitempty"` // volume: do not copy the image's content up
-	Subpath string            `json:",omitempty"` // volume: mount this directory of it
-	Labels  map[string]string `json:",omitempty"` // of an anonymous volume
+	Subpath string            `json:",omitempty"` // volume, image: mount this directory or file of it
+	Labels  map[string]string `json:",omitempty"` // of a volume that is made for this mount
 	Driver  string            `json:",omitempty"`
+	// DriverOptions of a volume that is made for this mount.
+	DriverOptions map[string]string `json:",omitempty"`
 
 	TmpfsSize    int64    `json:",omitempty"` // bytes, 0: the kernel's default
 	TmpfsMode    uint32   `json:",omitempty"` // 0: that of the directory it covers, else 01777

@@ -59,6 +59,19 @@ func checkMount(m Mount, h Host) error {
 	if !slices.Contains(propagations, m.Propagation) {
 		return refuse("volumes", "%s: the propagation %q is not one of %s", target, m.Propagation, strings.Join(propagations[1:], ", "))
 	}
+	if m.ShallowReadOnly && m.DeepReadOnly {
+		return refuse("volumes", "%s: read-only with all below it and without is not possible: keep one", target)
+	}
+	if m.DeepReadOnly {
+		switch {
+		case !m.ReadOnly || m.NonRecursive:
+			return refuse("volumes", "%s: read-only with all below it needs a mount that is read-only and recursive", target)
+		case m.Propagation != "" && m.Propagation != "rprivate":
+			return refuse("volumes", "%s: read-only with all below it cannot keep what is mounted later from being writable: use the propagation rprivate", target)
+		case h.Kernel != (KernelVersion{}) && !h.Kernel.AtLeast(5, 12):
+			return refuse("volumes", "%s: read-only with all below it needs Linux 5.12", target)
+		}
+	}
 	if m.Propagation != "" && m.Type != MountBind {
 		return refuse("volumes", "%s: propagation is for bind mounts, this is a %s: leave it out", target, m.Type)
 	}
@@ -71,9 +84,12 @@ func checkMount(m Mount, h Host) error {
 		if m.Driver != "" && m.Driver != "local" {
 			return refuse("volumes", "%s: the volume driver %q is not supported: use local", target, m.Driver)
 		}
-		if p := m.Subpath; p != "" && (path.IsAbs(p) || path.Clean(p) == ".." || strings.HasPrefix(path.Clean(p), "../")) {
-			return refuse("volumes", "%s: the subpath %q leads out of the volume", target, p)
+		return checkSubpath(m, target)
+	case MountImage:
+		if m.Source == "" {
+			return refuse("volumes", "%s: an image mount needs the name of an image as its source", target)
 		}
+		return checkSubpath(m, target)
 	case MountTmpfs:
 		if m.Source != "" {
 			return refuse("tmpfs", "%s: a tmpfs has no source, this has %q", target, m.Source)
@@ -93,6 +109,13 @@ func checkMount(m Mount, h Host) error {
 	return nil
 }
 
+func checkSubpath(m Mount, target string) error {
+	if p := m.Subpath; p != "" && (path.IsAbs(p) || path.Clean(p) == ".." || strings.HasPrefix(path.Clean(p), "../")) {
+		return refuse("volumes", "%s: the subpath %q leads out of the %s", target, p, m.Type)
+	}
+	return nil
+}
+
 // defaultMounts are what every container has, parents first.
 func defaultMounts(in Input) []specs.Mount {
 	c := in.Config
@@ -100,12 +123,19 @@ func defaultMounts(in Input) []specs.Mount {
 	if c.Privileged {
 		sys = sys[:3]
 	}
+	cgroups := slices.Clone(sys)
+	if w := c.WritableCgroups; w != nil {
+		cgroups = []string{"nosuid", "noexec", "nodev", "ro"}
+		if *w {
+			cgroups = cgroups[:3]
+		}
+	}
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: slices.Clone(sys)},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: slices.Clone(sys)},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: cgroups},
 	}
 	ipc := []string{"nosuid", "noexec", "nodev"}
 	// Message queues belong to the IPC namespace, so this shows the host's or
@@ -201,7 +231,7 @@ func bindMount(m Mount, h Host) specs.Mount {
 	options = append(options, cmp.Or(m.Propagation, "rprivate"))
 	if m.ReadOnly {
 		options = append(options, "ro")
-		if !m.NonRecursive && h.Kernel.AtLeast(5, 12) {
+		if !m.NonRecursive && !m.ShallowReadOnly && h.Kernel.AtLeast(5, 12) {
 			options = append(options, "rro")
 		}
 	}
