@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"gantry/client"
@@ -110,6 +111,14 @@ func (a *app) daemonStatus(ctx context.Context, format string) error {
 	return err
 }
 
+// counted is "1 project" and "2 projects".
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return strconv.Itoa(n) + " " + what
+}
+
 func (a *app) printStatus(c *client.Client, st client.DaemonStatus) error {
 	keeper := "unknown"
 	if st.Keeper != 0 {
@@ -124,6 +133,6 @@ func (a *app) printStatus(c *client.Client, st client.DaemonStatus) error {
 	t.add("Run", st.Run)
 	n := st.Containers
 	t.add("Containers", fmt.Sprintf("%d (%d running, %d paused, %d stopped)", n.Total, n.Running, n.Paused, n.Stopped))
-	t.add("Objects", fmt.Sprintf("%d projects, %d images, %d networks, %d volumes", st.Projects, st.Images, st.Networks, st.Volumes))
+	t.add("Objects", strings.Join([]string{counted(st.Projects, "project"), counted(st.Images, "image"), counted(st.Networks, "network"), counted(st.Volumes, "volume")}, ", "))
 	return t.write(a.out)
 }

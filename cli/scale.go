@@ -1,7 +1,12 @@
 package cli
 
 import (
+	"context"
+	"fmt"
 	"slices"
+	"strings"
+
+	"gantry/client"
 
 	"gantry/scheduler"
 
@@ -41,12 +46,26 @@ func (a *app) scaleCommand() *cobra.Command {
 					}
 				})
 			}
-			return a.changed("scale", name, func(report func(scheduler.Event)) error { return c.Scale(ctx, name, replicas, o, report) })
+			err = a.changed("scale", name, func(report func(scheduler.Event)) error { return c.Scale(ctx, name, replicas, o, report) })
+			if unmanaged(err) {
+				if list, lookErr := projectContainers(ctx, c, name); lookErr == nil && a.foreign(ctx, c, name, list) {
+					return fmt.Errorf("project %s was not brought up by gantry, which does not know how its containers are made; take it over with `gantry up -d --scale %s`",
+						name, strings.Join(args, " --scale "))
+				}
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&noDeps, "no-deps", false, "leave alone what the services depend on")
 	dryRunnable(cmd)
 	return cmd
+}
+
+// foreign reports whether a project has containers and no goal: something else
+// made them.
+func (a *app) foreign(ctx context.Context, c *client.Client, project string, list []replica) bool {
+	_, err := c.Goal(ctx, project, false)
+	return unmanaged(err) && len(list) > 0
 }
 
 // completeScale offers SERVICE=.

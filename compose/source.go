@@ -2,6 +2,7 @@ package compose
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -153,6 +154,9 @@ func (in *input) model(ctx context.Context) (map[string]any, *types.ConfigDetail
 	go func() { parsed <- parseSchema() }() // beside the merging; both are awaited
 	model, details, err := in.merge(ctx, false)
 	rules := <-parsed
+	if errors.Is(err, errNoName) {
+		return nil, nil, err
+	}
 	if err == nil && !in.doubted && conforms(rules, model) {
 		if in.src.NoNormalize {
 			return model, details, nil

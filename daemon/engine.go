@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
 	"reflect"
 	"slices"
@@ -152,6 +154,9 @@ func (e *engine) Check(ctx context.Context, s scheduler.RunSpec) error {
 	if err != nil {
 		return err
 	}
+	if err := sources(c.Mounts); err != nil {
+		return fmt.Errorf("service %s: %w", s.Service.Name, err)
+	}
 	img, err := e.rt.Image(ctx, cmp.Or(s.ImageID, s.Image))
 	if errdefs.IsNotFound(err) {
 		return nil // what it says is part of the configuration
@@ -161,6 +166,19 @@ func (e *engine) Check(ctx context.Context, s scheduler.RunSpec) error {
 	}
 	if err != nil {
 		return fmt.Errorf("service %s: %w", s.Service.Name, err)
+	}
+	return nil
+}
+
+// sources checks that those of bind mounts are there which nobody will make.
+func sources(mounts []spec.Mount) error {
+	for _, m := range mounts {
+		if m.Type != spec.MountBind || m.CreateHostPath {
+			continue
+		}
+		if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
+			return invalid("bind mount %s: the source does not exist on this machine; create it or set create_host_path: true", m.Source)
+		}
 	}
 	return nil
 }

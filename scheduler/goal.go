@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"gantry/compose"
@@ -124,7 +125,7 @@ func NewGoal(p *compose.Project, o Options) (Goal, error) {
 }
 
 func noService(project, name string, has []string) error {
-	return notFound("project %s has no service %q; it has %v", project, name, has)
+	return notFound("project %s has no service %q; it has %s", project, name, strings.Join(has, ", "))
 }
 
 // IsDown reports whether the goal is to have nothing.

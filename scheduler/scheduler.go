@@ -225,7 +225,7 @@ func (s *Scheduler) Start(ctx context.Context, project string, o Options, report
 func (s *Scheduler) change(ctx context.Context, project string, names []string, o Options, deps bool, report func(Event), f func(string, *Want)) error {
 	return s.call(project, &call{ctx: ctx, report: report, change: func(stored *Goal, have State) (Goal, error) {
 		if stored == nil || stored.IsDown() {
-			return Goal{}, notFound("project %s is not up; bring it up first", project)
+			return Goal{}, notFound("project %s is not up; bring it up with `gantry up -d`", project)
 		}
 		g := stored.clone()
 		for _, name := range names {

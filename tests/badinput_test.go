@@ -63,12 +63,12 @@ services:
 		{name: "an external volume", yaml: service + "    volumes: [\"far:/data\"]\nvolumes: {far: {external: true}}\n", words: []string{"far", "create a volume far"}},
 		{name: "a bind source that is not there", yaml: service + `    volumes:
       - {type: bind, source: ./nothere, target: /data, bind: {create_host_path: false}}
-`, words: []string{"nothere", "does not exist"}},
+`, words: []string{"web", "nothere", "does not exist", "create it"}},
 
 		{name: "a command that is not there", yaml: service + "    command: [/bin/nosuch]\n", words: []string{"web", "/bin/nosuch", "no such file"}},
 		{name: "a command that is no program", yaml: service + "    command: [/etc/passwd]\n", words: []string{"web", "/etc/passwd", "permission denied"}},
 		{name: "a user that is not there", yaml: service + "    user: nosuch\n", words: []string{"web", "user", "nosuch"}},
-		{name: "a working_dir that is a file", yaml: service + "    working_dir: /etc/passwd\n    command: \"true\"\n", words: []string{"web", "/etc/passwd"}},
+		{name: "a working_dir that is a file", yaml: service + "    working_dir: /etc/passwd\n    command: \"true\"\n", words: []string{"web", "working_dir /etc/passwd", "file", "name a directory"}},
 
 		{name: "a sysctl of the machine", yaml: service + "    sysctls: {vm.swappiness: 1}\n", words: []string{"web", "vm.swappiness", "whole machine", "set it on the host"}},
 		{name: "a sysctl that is none", yaml: service + "    sysctls: {net.ipv4.nosuch: 1}\n", words: []string{"web", "nosuch"}},
@@ -122,11 +122,29 @@ services:
 			words: []string{"back", subnet, link},
 		})
 	})
+	t.Run("before anything is touched", func(t *testing.T) {
+		m := m.with(t)
+		dir := m.project("bad", service+`    command: "true"
+  late: {image: busybox, volumes: [{type: bind, source: /no/such/place, target: /data, bind: {create_host_path: false}}], depends_on: [web]}
+`)
+		r := m.in(dir, "up", "-d")
+		m.oneLine(r, "late", "/no/such/place")
+		if strings.Contains(r.err, "Creating") {
+			t.Errorf("something was made: %s", r)
+		}
+	})
 	t.Run("nobody home", func(t *testing.T) {
 		m := m.with(t)
 		r := m.in(m.dir, "ps", "-a")
 		m.oneLine(r, "compose file")
 		m.oneLine(m.in(m.dir, "-f", "nope.yaml", "up", "-d"), "nope.yaml")
+		m.oneLine(m.in(m.dir, "-p", "nobody", "scale", "web=2"), "nobody", "gantry up -d")
+		nameless := filepath.Join(m.dir, "___")
+		if err := os.Mkdir(nameless, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(nameless, "compose.yaml"), service)
+		m.oneLine(m.in(nameless, "up", "-d"), "no name", "-p")
 		m.oneLine(m.in(m.dir, "frobnicate"), "frobnicate", "--help")
 		m.oneLine(m.in(m.dir, "up", "--frobnicate"), "frobnicate", "--help")
 	})

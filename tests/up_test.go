@@ -1,6 +1,10 @@
 package tests
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -93,6 +97,83 @@ services:
 		}
 		inOrder(t, r.out, "prepared", "testing")
 	})
+}
+
+// What Docker Compose made is stopped, started and taken down like gantry's
+// own, by its labels, and taken over by up.
+func TestStacksOfOthers(t *testing.T) {
+	t.Parallel()
+	program, err := exec.LookPath("docker-compose")
+	if err != nil {
+		t.Skip("docker-compose is not installed: the stacks of others are its")
+	}
+	m := newMachine(t)
+	dir := m.project("theirs", `
+services:
+  db: {image: busybox, command: sleep 1000, stop_signal: SIGKILL}
+  web: {image: busybox, command: sh -c 'echo web is here; exec sleep 1000', stop_signal: SIGKILL, depends_on: [db]}
+`)
+	m.ok("ps", "-a", "-p", "theirs") // starts the daemon
+	compose := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(program, args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "DOCKER_HOST=unix://"+filepath.Join(m.run, "gantry.sock"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("docker-compose %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	compose("-f", "compose.yaml", "up", "-d")
+	states := func(want string) {
+		t.Helper()
+		if got := m.okIn(dir, "ps", "-a", "--format", "{{.Service}} {{.State}}"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	states("db running\nweb running\n")
+	if out := m.okIn(dir, "logs", "web"); !strings.Contains(out, "web is here") {
+		t.Error(out)
+	}
+	m.okIn(dir, "stop")
+	states("db exited\nweb exited\n")
+	m.okIn(dir, "start")
+	states("db running\nweb running\n")
+	m.okIn(dir, "restart", "web")
+	m.oneLine(m.in(dir, "scale", "web=2"), "theirs", "not brought up by gantry", "gantry up -d --scale web=2")
+	inOrder(t, m.in(dir, "plan").out, "replace theirs-db-1: made by docker compose", "replace theirs-web-1: made by docker compose")
+	m.okIn(dir, "up", "-d", "--scale", "web=2")
+	states("db running\nweb running\nweb running\n")
+	compose("-f", "compose.yaml", "stop")
+	states("db exited\nweb exited\nweb exited\n")
+	m.okIn(dir, "up", "-d")
+	states("db running\nweb running\n")
+	m.okIn(dir, "down")
+	compose("-f", "compose.yaml", "up", "-d")
+	m.okIn(dir, "down")
+	states("")
+}
+
+// Two services may change names with each other.
+func TestNamesAreSwapped(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	text := `
+services:
+  a: {image: busybox, command: sleep 1000, stop_signal: SIGKILL, container_name: %s, volumes: [/data]}
+  b: {image: busybox, command: sleep 1000, stop_signal: SIGKILL, container_name: %s}
+`
+	one, two := "one"+m.tag, "two"+m.tag
+	dir := m.project("swap", fmt.Sprintf(text, one, two))
+	m.okIn(dir, "up", "-d")
+	m.okIn(dir, "exec", "-T", "a", "touch", "/data/kept")
+	write(t, filepath.Join(dir, "compose.yaml"), fmt.Sprintf(text, two, one))
+	m.okIn(dir, "up", "-d")
+	if got, want := m.okIn(dir, "ps", "--format", "{{.Service}} {{.Name}} {{.State}}"), fmt.Sprintf("a %s running\nb %s running\n", two, one); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	m.okIn(dir, "exec", "-T", "a", "test", "-e", "/data/kept")
+	if r := m.in(dir, "plan"); r.code != 0 {
+		t.Error(r)
+	}
 }
 
 // up --wait is content when services run and go on running.
