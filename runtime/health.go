@@ -89,6 +89,12 @@ func newSchedule(hc spec.Healthcheck, started time.Time) schedule {
 	return s
 }
 
+// onOurClock is when something happened that is said to have been at a given
+// time, on the clock that nobody sets: of a time read from disk or from the
+// keeper only the distance counts, and what lies ahead, because the clock was
+// set back meanwhile, is now.
+func onOurClock(said, now time.Time) time.Time { return now.Add(-max(now.Sub(said), 0)) }
+
 // resumed is the schedule of a container that was probed before now, by another
 // daemon. It begins anew somewhere within an interval, so that a daemon with a
 // hundred containers does not probe them all at once.

@@ -100,3 +100,25 @@ func TestEarlyProbes(t *testing.T) {
 		t.Fatalf("nobody waits: probe at %s, early %v", at.Sub(start), early)
 	}
 }
+
+// A clock that is set back, by an hour, just after a container has started
+// delays no probe and does not make its start period longer.
+func TestHealthWhenTheClockIsSetBack(t *testing.T) {
+	hc := withDefaults(spec.Healthcheck{Test: []string{"CMD", "x"}, Interval: 10 * time.Second, StartPeriod: time.Minute})
+	now := time.Now()
+	started := onOurClock(now.Round(0).Add(time.Hour), now)
+	s := newSchedule(hc, started)
+	if at, _ := s.next(Starting, true); at.After(now) {
+		t.Errorf("the first early probe comes after %v", at.Sub(now))
+	}
+	if s.regular.Sub(now) > hc.Interval {
+		t.Errorf("the first probe comes after %v", s.regular.Sub(now))
+	}
+	fail := Probe{Start: now.Add(2 * time.Minute), ExitCode: 1}
+	if h := judge(Health{Status: Starting}, fail, hc, fail.Start.Sub(started), false); h.FailingStreak != 1 {
+		t.Error("a failure after the start period does not count")
+	}
+	if at := onOurClock(now.Round(0).Add(-time.Hour), now); now.Sub(at) != time.Hour {
+		t.Errorf("an hour ago was %v ago", now.Sub(at))
+	}
+}

@@ -20,7 +20,7 @@ func (e *Engine) watchHealth(ct *container, c Container) {
 	ct.mu.Unlock()
 	e.spawn(func() {
 		defer close(done)
-		e.probe(ctx, ct, withDefaults(*c.Config.Healthcheck), c.StartedAt)
+		e.probe(ctx, ct, withDefaults(*c.Config.Healthcheck), onOurClock(c.StartedAt, time.Now()))
 	})
 }
 
@@ -73,16 +73,16 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 		paused := ct.pauses != pauses
 		ct.mu.Unlock()
 		if !paused || p.ExitCode == 0 {
-			e.probed(ct, p, hc, early)
+			e.probed(ct, p, hc, p.Start.Sub(started), early)
 		}
 		s = s.after(p.End, ct.snapshot().Health.Status, early)
 	}
 }
 
 // probed records an outcome, and moves traffic when it changes the state.
-func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, early bool) {
+func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, ran time.Duration, early bool) {
 	before := ct.snapshot()
-	h := judge(*before.Health, p, hc, p.Start.Sub(before.StartedAt), early)
+	h := judge(*before.Health, p, hc, ran, early)
 	set := func(c *Container) {
 		c.Health = &h
 		if h.Status != before.Health.Status {

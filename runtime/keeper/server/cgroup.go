@@ -143,9 +143,8 @@ func (s *Server) ownedCgroups() []string {
 // have seen that attaches are under way. An attach of the keeper to where it
 // is starts that, while the container's mounts are made.
 func (s *Server) warmCgroups() {
-	now := time.Now().UnixNano()
-	last := s.warmed.Swap(now)
-	if now-last < int64(5*time.Millisecond) {
+	now := int64(time.Since(s.began)) // which nobody sets back
+	if last := s.warmed.Swap(now); last > 0 && now-last < int64(5*time.Millisecond) {
 		return
 	}
 	s.wg.Go(func() {

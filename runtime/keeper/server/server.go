@@ -70,7 +70,8 @@ type Server struct {
 	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
 
 	filters filters
-	warmed  atomic.Int64 // when, in ns
+	began   time.Time
+	warmed  atomic.Int64 // when, in ns since began; 0: never
 	buffers sync.Pool    // of 64 KiB
 }
 
@@ -83,6 +84,7 @@ func Serve(ctx context.Context, o Options) error {
 	s := &Server{
 		opts:       o,
 		log:        o.Log,
+		began:      time.Now(),
 		clones:     make(chan struct{}, cloneLimit()),
 		containers: map[string]*container{},
 		conns:      map[*conn]struct{}{},
