@@ -202,9 +202,38 @@ func (a *app) globalFlags(f *pflag.FlagSet, shorthands bool) {
 	}
 }
 
+// settle takes in what a project's .env says about gantry itself; flags and the
+// environment count more.
+func (a *app) settle(cmd *cobra.Command) {
+	said := compose.Settings(a.source())
+	if len(said) == 0 {
+		return
+	}
+	env := a.env
+	a.env = func(name string) string {
+		if v := env(name); v != "" {
+			return v
+		}
+		return said[name]
+	}
+	given := func(flag string) bool { // before the command's name or behind it
+		return cmd.Flags().Changed(flag) || cmd.Root().Flags().Changed(flag)
+	}
+	if !given("progress") {
+		a.progress = a.setting("COMPOSE_PROGRESS", a.progress)
+	}
+	if !given("ansi") {
+		a.ansi = a.setting("COMPOSE_ANSI", a.ansi)
+	}
+	if !given("parallel") {
+		a.parallel = a.settingInt("COMPOSE_PARALLEL_LIMIT", a.parallel)
+	}
+}
+
 // check refuses global flags whose values mean nothing, or that the command
 // could only ignore.
 func (a *app) check(cmd *cobra.Command) error {
+	a.settle(cmd)
 	if a.noANSI {
 		a.ansi = "never"
 	}

@@ -65,6 +65,47 @@ func TestVersionWithoutDaemon(t *testing.T) {
 	}
 }
 
+// What a project's .env says about gantry counts as if it were said in the
+// environment, which counts more; a flag counts most.
+func TestSettingsOfDotEnv(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for name, text := range map[string]string{
+		".env":      "COMPOSE_PARALLEL_LIMIT=7\nCOMPOSE_ANSI=never\nCOMPOSE_PROGRESS=json\nCOMPOSE_IGNORE_ORPHANS=true\nCOMPOSE_FILE=one.yaml\nCOMPOSE_PROJECT_NAME=said\n",
+		"one.yaml":  "services: {a: {image: x}}",
+		"other.env": "COMPOSE_PARALLEL_LIMIT=9\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args, environ, want string
+	}{
+		{"config -q", "", "7 never json true true"},
+		{"--ansi always config -q --parallel 3", "", "3 always json true true"},
+		{"config -q", "COMPOSE_PARALLEL_LIMIT=2", "2 never json true true"},
+		{"-f one.yaml --env-file other.env config -q", "", "9 auto auto false false"},
+		{"version --short", "", "7 never json true true"},
+	} {
+		var out, errs strings.Builder
+		env := func(name string) string {
+			v, _ := strings.CutPrefix(tt.environ, name+"=")
+			if v == tt.environ {
+				return ""
+			}
+			return v
+		}
+		a := &app{in: strings.NewReader(""), out: &out, err: &errs, env: env, environ: strings.Fields(tt.environ)}
+		if code := a.run(t.Context(), strings.Fields(tt.args)); code != 0 {
+			t.Errorf("%s: got %d and %q", tt.args, code, errs.String())
+		}
+		if got := fmt.Sprint(a.parallel, " ", a.ansi, " ", a.progress, " ", a.settingBool("COMPOSE_IGNORE_ORPHANS"), " ", a.named()); got != tt.want {
+			t.Errorf("%s %s: got %s, want %s", tt.environ, tt.args, got, tt.want)
+		}
+	}
+}
+
 // What a full disk did not take is an error, also of a command that prints
 // without looking back.
 func TestLostOutput(t *testing.T) {

@@ -195,9 +195,6 @@ func (a *app) goal(ctx context.Context, services []string, o upOptions) (schedul
 		s.SetScale(n)
 		p.Services[name] = s
 	}
-	if !o.removeOrphans && truth(p.Environment["COMPOSE_REMOVE_ORPHANS"]) {
-		o.removeOrphans = true
-	}
 	if len(services) > 0 { // patterns become names
 		services = matching(p, services)
 	}
@@ -294,7 +291,7 @@ func missingImages(ctx context.Context, c *client.Client, g scheduler.Goal) erro
 // ignoreOrphans makes the plan silent about containers of services the project
 // does not have, for COMPOSE_IGNORE_ORPHANS.
 func (a *app) ignoreOrphans(ctx context.Context, c *client.Client, g *scheduler.Goal) error {
-	if !a.settingBool("COMPOSE_IGNORE_ORPHANS") && !truth(g.Project.Environment["COMPOSE_IGNORE_ORPHANS"]) {
+	if !a.settingBool("COMPOSE_IGNORE_ORPHANS") {
 		return nil
 	}
 	list, err := projectContainers(ctx, c, g.Project.Name)

@@ -89,6 +89,33 @@ func Load(ctx context.Context, src Source) (*Project, error) {
 	return p, nil
 }
 
+// Settings are the COMPOSE_ variables that stand in the project's .env files
+// and not in the caller's environment: what a user sets there counts like what
+// is set in the environment. What is wrong with the files is said by whoever
+// reads the project.
+func Settings(src Source) map[string]string {
+	src.Warn = nil
+	in, _, err := prepare(src)
+	if err != nil {
+		return nil
+	}
+	said := map[string]bool{}
+	for _, kv := range src.Environ {
+		name, _, _ := strings.Cut(kv, "=")
+		said[name] = true
+	}
+	var all map[string]string
+	for name, v := range in.env {
+		if strings.HasPrefix(name, "COMPOSE_") && !said[name] {
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[name] = v
+		}
+	}
+	return all
+}
+
 // LoadModel reads a project as the tree its merged files make, for rendering
 // without interpolation.
 func LoadModel(ctx context.Context, src Source) (map[string]any, error) {
