@@ -354,6 +354,11 @@ func TestCompletion(t *testing.T) {
 		{[]string{"help", "image", "lo"}, "load\tLoad images from an archive of docker save or of an OCI layout"},
 		{[]string{"-f", file, "--profile", ""}, "x"},
 		{[]string{"--progress", "q"}, "quiet"},
+		{[]string{"up", "--progress", "q"}, "quiet"},
+		{[]string{"-f", ""}, "yaml yml"}, // extensions, for the shell
+		{[]string{"up", "-f", ""}, "yaml yml"},
+		{[]string{"up", "--file", ""}, "yaml yml"},
+		{[]string{"--host", d.host, "ps", "-p", ""}, "shop"},
 		{[]string{"-f", file, "ps", "--status", "re"}, "removing restarting"},
 		{[]string{"resta"}, "restart\tRestart containers"},
 		// From the daemon, where it runs.

@@ -159,5 +159,8 @@ func shortGlobals(root, c *cobra.Command) {
 		own := *root.Flags().Lookup(name) // the same value, and whether it was set
 		own.Hidden = true
 		c.Flags().AddFlag(&own)
+		if complete, ok := root.GetFlagCompletionFunc(name); ok {
+			_ = c.RegisterFlagCompletionFunc(name, complete)
+		}
 	}
 }

@@ -158,11 +158,33 @@ func (a *app) completeFlagValues(cmd *cobra.Command, flag string, values ...stri
 	})
 }
 
-// completeGlobal offers values of the flags every command has.
+// completeFlagFiles leaves a flag to the shell, which knows what files there
+// are: those with an extension, directories, or all.
+func (a *app) completeFlagFiles(cmd *cobra.Command, flag string, which cobra.ShellCompDirective, extensions ...string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return extensions, which
+	})
+}
+
+// completeGlobal offers values of the flags every command has. Before the
+// command's name they are flags of root alone, behind it those that it hands
+// down, which a command of its shows.
 func (a *app) completeGlobal(root *cobra.Command) {
-	a.completeFlagValues(root, "progress", "auto", "tty", "plain", "json", "quiet")
-	a.completeFlagValues(root, "ansi", "auto", "never", "always")
-	_ = root.RegisterFlagCompletionFunc("profile", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	behind := &cobra.Command{}
+	root.AddCommand(behind)
+	defer root.RemoveCommand(behind)
+	for _, cmd := range []*cobra.Command{root, behind} {
+		a.completeGlobalOf(cmd)
+	}
+}
+
+func (a *app) completeGlobalOf(cmd *cobra.Command) {
+	a.completeFlagValues(cmd, "progress", "auto", "tty", "plain", "json", "quiet")
+	a.completeFlagValues(cmd, "ansi", "auto", "never", "always")
+	a.completeFlagFiles(cmd, "file", cobra.ShellCompDirectiveFilterFileExt, "yaml", "yml")
+	a.completeFlagFiles(cmd, "env-file", cobra.ShellCompDirectiveDefault)
+	a.completeFlagFiles(cmd, "project-directory", cobra.ShellCompDirectiveFilterDirs)
+	_ = cmd.RegisterFlagCompletionFunc("profile", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		p, err := a.load(cmd.Context(), func(s *compose.Source) {
 			s.NoContent, s.NoEnvResolution, s.NoConsistency, s.Warn = true, true, true, nil
 		})
@@ -171,7 +193,7 @@ func (a *app) completeGlobal(root *cobra.Command) {
 		}
 		return beginning(word, compose.Profiles(p)), noFiles
 	})
-	_ = root.RegisterFlagCompletionFunc("project-name", a.names(func(ctx context.Context, c *client.Client) ([]string, error) {
+	_ = cmd.RegisterFlagCompletionFunc("project-name", a.names(func(ctx context.Context, c *client.Client) ([]string, error) {
 		list, err := c.Projects(ctx)
 		var names []string
 		for _, p := range list {
