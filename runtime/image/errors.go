@@ -21,8 +21,10 @@ func classed(class error, format string, args ...any) error {
 	return &failure{class: class, err: fmt.Errorf(format, args...)}
 }
 
-// notHere says that there is no image called ref, and what to do about it.
+// notHere says that there is no image called ref, and what to do about it. It
+// begins with Docker's words, by which docker-py tells a missing image from
+// other things that are missing.
 func notHere(ref string) error {
 	return classed(errdefs.ErrNotFound,
-		`image %q is not here: import or load it with "gantry image load -i FILE" (registries are not supported yet)`, ref)
+		`No such image: %s; import or load it with "gantry image load -i FILE" (registries are not supported yet)`, ref)
 }
