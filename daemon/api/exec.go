@@ -17,7 +17,8 @@ import (
 func (s *server) execCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	var req struct {
 		container.ExecCreateRequest
-		Detach bool // clients say it here too; what counts is the start's
+		Detach    bool   // clients say it here too; what counts is the start's
+		Container string // docker-py repeats whom the path names
 	}
 	if err := readJSON(w, r, &req); err != nil {
 		return err

@@ -59,8 +59,11 @@ func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.R
 		case older.ID != "" && !img.Created.Before(older.Created):
 		case newer.ID != "" && !img.Created.After(newer.Created):
 		case !f.labels(img.Config.Config.Labels), !old(img.Created):
-		case !f.any("reference", func(v string) bool { return referenceMatches(v, img) }):
 		default:
+			img, ok := f.named(img)
+			if !ok {
+				continue
+			}
 			line := imageSummary{Summary: wireImage(img, uses[img.ID.String()])}
 			if shared != nil {
 				line.SharedSize = shared[img.ID]

@@ -23,7 +23,7 @@ func wireSummary(c runtime.Container, now time.Time) container.Summary {
 		Names:           []string{"/" + c.Name},
 		Image:           c.Config.Image,
 		ImageID:         c.Config.ImageID,
-		Command:         strings.TrimSpace(path + " " + strings.Join(args, " ")),
+		Command:         oneLine(path, args),
 		Created:         c.Created.Unix(),
 		Ports:           wirePortList(c),
 		Labels:          orEmpty(c.Config.Labels),
@@ -84,6 +84,19 @@ func commandLine(c spec.Config) (path string, args []string) {
 	return words[0], append([]string{}, words[1:]...)
 }
 
+// oneLine is a command as a list shows it: words with a space stand in quotes,
+// which makes it easy to read and is not meant for a shell.
+func oneLine(path string, args []string) string {
+	words := []string{path}
+	for _, a := range args {
+		if strings.Contains(a, " ") {
+			a = "'" + a + "'"
+		}
+		words = append(words, a)
+	}
+	return strings.TrimSpace(strings.Join(words, " "))
+}
+
 // wireInspect is everything about a container.
 func wireInspect(c runtime.Container) container.InspectResponse {
 	path, args := commandLine(c.Config)
@@ -127,6 +140,9 @@ func wireState(c runtime.Container) *container.State {
 		Error:      c.Error,
 		StartedAt:  stamp(c.StartedAt),
 		FinishedAt: stamp(c.FinishedAt),
+	}
+	if c.State.Live() {
+		s.ExitCode = 0 // of the life before this one
 	}
 	if h := c.Health; h != nil {
 		s.Health = &container.Health{Status: container.HealthStatus(h.Status), FailingStreak: h.FailingStreak, Log: []*container.HealthcheckResult{}}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,18 +60,30 @@ func wireImageDetails(img image.Image) imagetypes.InspectResponse {
 	return out
 }
 
+// named keeps those names of an image that one of the filters asks for, and
+// tells whether the image passes.
+func (f filters) named(img image.Image) (image.Image, bool) {
+	if len(f["reference"]) == 0 {
+		return img, true
+	}
+	other := func(name string) bool {
+		return !f.any("reference", func(pattern string) bool { return referenceMatches(pattern, name) })
+	}
+	img.Names = slices.DeleteFunc(slices.Clone(img.Names), other)
+	img.Digests = slices.DeleteFunc(slices.Clone(img.Digests), other)
+	return img, len(img.Names)+len(img.Digests) > 0
+}
+
 // referenceMatches takes a filter for what it is in Docker: a pattern for a
 // name with or without its tag, where * does not reach over a slash.
-func referenceMatches(pattern string, img image.Image) bool {
-	for _, name := range append(append([]string{}, img.Names...), img.Digests...) {
-		bare, _, _ := strings.Cut(name, "@")
-		if i := strings.LastIndexByte(bare, ':'); i > strings.LastIndexByte(bare, '/') {
-			bare = bare[:i]
-		}
-		for _, form := range []string{name, bare} {
-			if ok, err := path.Match(pattern, form); err == nil && ok {
-				return true
-			}
+func referenceMatches(pattern, name string) bool {
+	bare, _, _ := strings.Cut(name, "@")
+	if i := strings.LastIndexByte(bare, ':'); i > strings.LastIndexByte(bare, '/') {
+		bare = bare[:i]
+	}
+	for _, form := range []string{name, bare} {
+		if ok, err := path.Match(pattern, form); err == nil && ok {
+			return true
 		}
 	}
 	return false

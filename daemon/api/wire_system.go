@@ -10,6 +10,26 @@ import (
 	"github.com/moby/moby/api/types/events"
 )
 
+// oldEvent is an event with what clients before API 1.52 read of it.
+type oldEvent struct {
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+	events.Message
+}
+
+// wireOldEvent: only events of containers and images ever had these fields.
+func wireOldEvent(e runtime.Event) oldEvent {
+	old := oldEvent{Message: wireEvent(e)}
+	if e.Type == "container" || e.Type == "image" {
+		old.Status, old.ID = e.Action, e.ID
+	}
+	if e.Type == "container" {
+		old.From = e.Attributes["image"]
+	}
+	return old
+}
+
 func wireEvent(e runtime.Event) events.Message {
 	attributes := e.Attributes
 	if attributes == nil {
@@ -25,8 +45,8 @@ func wireEvent(e runtime.Event) events.Message {
 	}
 }
 
-// event reports whether an event passes. An object's filter takes its id, the
-// beginning of it, or its name; "event" takes an action, also without what
+// event reports whether an event passes. An object's filter takes its id or its
+// name, or the beginning of either; "event" takes an action, also without what
 // follows its colon ("exec_start" for "exec_start: sh").
 func (f filters) event(e runtime.Event) bool {
 	if !f.is("type", e.Type) || !f.is("scope", "local") || !f.labels(e.Attributes) {
@@ -54,7 +74,7 @@ func (f filters) event(e runtime.Event) bool {
 			if kind != e.Type {
 				return v == e.Attributes[kind]
 			}
-			return v == e.ID || v == e.Attributes["name"] || len(v) >= 12 && strings.HasPrefix(e.ID, v)
+			return strings.HasPrefix(e.ID, v) || strings.HasPrefix(e.Attributes["name"], v)
 		})
 		if !ok {
 			return false
