@@ -120,7 +120,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	host, err := readHost()
+	host, err := readHost(o.CgroupParent)
 	if err != nil {
 		return nil, fmt.Errorf("look at the machine: %w", err)
 	}

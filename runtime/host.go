@@ -20,8 +20,9 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // readHost reads what the machine can give to containers. The limits are this
-// process's own: the keeper is its child and has the same.
-func readHost() (spec.Host, error) {
+// process's own: the keeper is its child and has the same. Containers live
+// below the cgroup parent, in which the keeper already is.
+func readHost(parent string) (spec.Host, error) {
 	h := spec.Host{CPUs: goruntime.NumCPU(), Seccomp: true}
 	var err error
 	if h.Hostname, err = os.Hostname(); err != nil {
@@ -38,7 +39,7 @@ func readHost() (spec.Host, error) {
 	if h.Capabilities, err = readBounding(); err != nil {
 		return h, fmt.Errorf("read host: capabilities: %w", err)
 	}
-	if err := readCgroups(&h); err != nil {
+	if err := readCgroups(&h, parent); err != nil {
 		return h, fmt.Errorf("read host: cgroups: %w", err)
 	}
 	h.CpusOnline = readWord("/sys/devices/system/cpu/online")
@@ -101,25 +102,13 @@ func readBounding() ([]string, error) {
 	return set, nil
 }
 
-func readCgroups(h *spec.Host) error {
+func readCgroups(h *spec.Host, parent string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot, &st); err != nil {
 		return fmt.Errorf("%s: %w", cgroupRoot, err)
 	}
-	h.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
-	if h.CgroupV2 {
-		data, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
-		if err != nil {
-			return err
-		}
-		h.Controllers = strings.Fields(string(data))
-		if slices.Contains(h.Controllers, "io") {
-			h.Controllers = append(h.Controllers, "blkio")
-		}
-		h.BlkioWeight = slices.Contains(h.Controllers, "io")
-		h.SwapLimit = existsBelow(cgroupRoot, "memory.swap.max")
-		slices.Sort(h.Controllers)
-		return nil
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return readUnified(h, cgroupRoot, parent)
 	}
 	// Version 1: a controller can be used where its hierarchy is mounted.
 	data, err := os.ReadFile("/proc/cgroups")
@@ -139,11 +128,40 @@ func readCgroups(h *spec.Host) error {
 	h.SwapLimit = exists(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
 	h.BlkioWeight = exists(filepath.Join(cgroupRoot, "blkio/blkio.weight")) ||
 		exists(filepath.Join(cgroupRoot, "blkio/blkio.bfq.weight"))
+	h.DiskWeights = exists(filepath.Join(cgroupRoot, "blkio/blkio.weight_device")) ||
+		exists(filepath.Join(cgroupRoot, "blkio/blkio.bfq.weight_device"))
 	return nil
 }
 
-// existsBelow looks for a control file in the first level of groups, since the
-// root of the hierarchy has none that limit.
+// readUnified reads what the unified hierarchy gives to groups below parent. A
+// controller that the root has may not reach them: where processes of others
+// are in a group above, as in a container, it cannot be handed down (cgroups(7),
+// "no internal processes"). Freezing and device rules need no controller.
+func readUnified(h *spec.Host, root, parent string) error {
+	h.CgroupV2 = true
+	data, err := os.ReadFile(filepath.Join(root, parent, "cgroup.subtree_control"))
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	}
+	if err != nil {
+		return err
+	}
+	h.Controllers = append(strings.Fields(string(data)), "devices", "freezer")
+	if slices.Contains(h.Controllers, "io") {
+		h.Controllers = append(h.Controllers, "blkio")
+	}
+	slices.Sort(h.Controllers)
+	// The root of the hierarchy has no file that limits.
+	has := func(name string) bool {
+		return exists(filepath.Join(root, parent, name)) || existsBelow(root, name)
+	}
+	h.SwapLimit = has("memory.swap.max")
+	h.DiskWeights = has("io.bfq.weight")
+	h.BlkioWeight = h.DiskWeights || has("io.weight")
+	return nil
+}
+
+// existsBelow looks for a control file in the first level of groups.
 func existsBelow(dir, name string) bool {
 	found, _ := filepath.Glob(filepath.Join(dir, "*", name))
 	return len(found) > 0

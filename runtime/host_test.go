@@ -3,17 +3,21 @@ package runtime
 import (
 	"os"
 	osexec "os/exec"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/runtime/spec"
 )
 
 // What readHost says is compared with other ways to ask the same machine.
 func TestReadHost(t *testing.T) {
-	h, err := readHost()
+	h, err := readHost("")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,5 +75,43 @@ func TestReadHost(t *testing.T) {
 	}
 	if h.CpusOnline == "" {
 		t.Error("no CPUs online")
+	}
+}
+
+// What a unified hierarchy gives is what reaches the containers' parent.
+func TestReadUnified(t *testing.T) {
+	tree := func(files map[string]string) string {
+		root := t.TempDir()
+		for name, text := range files {
+			name = filepath.Join(root, name)
+			must(t, os.MkdirAll(filepath.Dir(name), 0o755))
+			must(t, os.WriteFile(name, []byte(text), 0o644))
+		}
+		return root
+	}
+	const all = "cpuset cpu io memory hugetlb pids\n"
+	for _, c := range []struct {
+		what  string
+		files map[string]string
+		want  spec.Host
+	}{
+		{"all handed down", map[string]string{
+			"cgroup.controllers": all, "gantry/cgroup.subtree_control": all,
+			"gantry/memory.swap.max": "max", "gantry/io.bfq.weight": "default 100", "gantry/io.weight": "default 100",
+		}, spec.Host{Controllers: []string{"blkio", "cpu", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "pids"}, SwapLimit: true, BlkioWeight: true, DiskWeights: true}},
+		{"no swap, no BFQ", map[string]string{
+			"cgroup.controllers": all, "gantry/cgroup.subtree_control": "io memory", "init.scope/io.weight": "default 100",
+		}, spec.Host{Controllers: []string{"blkio", "devices", "freezer", "io", "memory"}, BlkioWeight: true}},
+		{"nothing comes down", map[string]string{
+			"cgroup.controllers": all, "gantry/cgroup.subtree_control": "",
+		}, spec.Host{Controllers: []string{"devices", "freezer"}}},
+		{"not there yet", map[string]string{"cgroup.controllers": "pids"}, spec.Host{Controllers: []string{"devices", "freezer", "pids"}}},
+	} {
+		var h spec.Host
+		must(t, readUnified(&h, tree(c.files), "/gantry"))
+		c.want.CgroupV2 = true
+		if !reflect.DeepEqual(h, c.want) {
+			t.Errorf("%s: %+v, want %+v", c.what, h, c.want)
+		}
 	}
 }

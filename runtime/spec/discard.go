@@ -70,7 +70,7 @@ func (c *Config) discardBlkio(h Host, controller bool, warn func(string)) {
 		warn("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.")
 		r.BlkioWeight = 0
 	}
-	if !weights && len(r.BlkioWeights) > 0 {
+	if (!weights || !h.DiskWeights && len(h.Controllers) > 0) && len(r.BlkioWeights) > 0 {
 		warn("Your kernel does not support Block I/O weight_device.")
 		r.BlkioWeights = nil
 	}

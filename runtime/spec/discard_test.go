@@ -20,7 +20,7 @@ func TestDiscard(t *testing.T) {
 		},
 		Network: Network{Ports: []Port{{Port: 80}}},
 	}
-	rich := Host{Controllers: []string{"cpu", "cpuset", "memory", "pids", "blkio"}, SwapLimit: true, BlkioWeight: true, CpusOnline: "0", MemsOnline: "0"}
+	rich := Host{Controllers: []string{"cpu", "cpuset", "memory", "pids", "blkio"}, SwapLimit: true, BlkioWeight: true, DiskWeights: true, CpusOnline: "0", MemsOnline: "0"}
 	if got, warnings := all.Discard(rich); len(warnings) > 0 || !reflect.DeepEqual(got, all) {
 		t.Errorf("discarded for no reason: %q", warnings)
 	}

@@ -15,6 +15,7 @@ type Host struct {
 	Controllers []string // cgroup controllers that can be used: "cpu", "memory", "pids", …; v2's "io" is "blkio" here as well
 	SwapLimit   bool     // the memory controller accounts swap
 	BlkioWeight bool     // the blkio controller has weights
+	DiskWeights bool     // and one for each device
 	CpusOnline  string   // "0-3,8", as the kernel's cpu/online
 	MemsOnline  string   // NUMA nodes
 

@@ -307,6 +307,9 @@ func checkBlkio(r Resources, h Host) error {
 		if err := weight("blkio_config.weight_device", w.Weight); err != nil {
 			return err
 		}
+		if !h.DiskWeights && len(h.Controllers) > 0 {
+			return refuse("blkio_config.weight_device", "this kernel has no I/O weights for each device: use the BFQ scheduler, or leave it out")
+		}
 	}
 	limited := slices.Concat(r.ReadBps, r.WriteBps, r.ReadIOPS, r.WriteIOPS)
 	for _, rate := range limited {

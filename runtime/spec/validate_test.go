@@ -128,6 +128,7 @@ func TestValidateSaysWhatIsWrong(t *testing.T) {
 		{server(), res(Resources{OomKillOff: true}), "oom_kill_disable:"},
 		{server(), res(Resources{BlkioWeight: 5}), "blkio_config.weight:"},
 		{small(), res(Resources{BlkioWeight: 50}), "no I/O weights"},
+		{server(), res(Resources{BlkioWeights: []Weight{{"/dev/sda", 50}}}), "no I/O weights for each device"},
 		{plain, res(Resources{PidsLimit: 5}), "has no pids controller"},
 		{plain, res(Resources{Memory: 1 << 30}), "has no memory controller"},
 		{plain, res(Resources{CPUShares: 5}), "has no cpu controller"},
