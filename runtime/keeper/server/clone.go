@@ -149,7 +149,8 @@ func (c *container) holds(p child) bool {
 	if err != nil {
 		return false
 	}
-	if bytes.Contains(group, []byte(":"+c.record.CgroupsPath+"\n")) {
+	// Or in one below it: a container that runs systemd has given its own away.
+	if at := ":" + c.record.CgroupsPath; bytes.Contains(group, []byte(at+"\n")) || bytes.Contains(group, []byte(at+"/")) {
 		return true
 	}
 	first, self := child{pid: c.status().Pid}, child{pid: os.Getpid()}
