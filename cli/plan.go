@@ -23,6 +23,7 @@ func (a *app) planCommand() *cobra.Command {
 		Use:   "plan [SERVICE...]",
 		Short: "Show what up would do, and why",
 		Long: "plan shows what up would do, step by step with its reasons, and does nothing.\n" +
+			"Reasons show old and new values, but not of secrets, configs, and what by its\nname or form looks like a secret.\n" +
 			"It ends with 0 when there is nothing to do, with 2 when there is, with 1 on an error.",
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {

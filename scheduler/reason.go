@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"gantry/compose"
 )
@@ -291,11 +292,13 @@ func compact(v any) string {
 }
 
 // By what a value is taken for a secret: the name of its field, a password in
-// a URL, or a word in free text.
+// a URL, or in free text a word, or a long one that nobody would have thought
+// up.
 var (
 	secretName = regexp.MustCompile(`(?i)pass|pwd|secret|token|credential|private|auth|salt|dsn|cookie|session|signature|(^|[_.-])key($|[_.-])|[a-z]key$`)
 	secretURL  = regexp.MustCompile(`://[^/@\s]*:[^/@\s]*@`)
 	secretWord = regexp.MustCompile(`(?i)pass|pwd|secret|token|credential|auth|key`)
+	longWord   = regexp.MustCompile(`[A-Za-z0-9+]{20,}`)
 )
 
 // secretive reports whether a change should be shown without its values. It
@@ -307,7 +310,18 @@ func secretive(c change) bool {
 	}
 	for _, v := range []any{c.was, c.is} {
 		text := compact(v)
-		if secretURL.MatchString(text) || freeText[top] && secretWord.MatchString(text) {
+		if secretURL.MatchString(text) || freeText[top] && (secretWord.MatchString(text) || random(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// random reports whether a text has a long word of digits and letters without
+// order.
+func random(text string) bool {
+	for _, word := range longWord.FindAllString(text, -1) {
+		if strings.ContainsAny(word, "0123456789") && strings.ContainsFunc(word, unicode.IsLetter) {
 			return true
 		}
 	}
