@@ -90,6 +90,7 @@ func (s *server) routes() map[string]handler {
 		"GET /version": s.version,
 		"GET /info":    s.info,
 		"GET /events":  s.events,
+		"GET /plugins": s.plugins,
 
 		"GET /system/df":         s.diskUsage,
 		"POST /containers/prune": s.containerPrune,

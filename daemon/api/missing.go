@@ -11,23 +11,38 @@ import (
 
 // gap is an endpoint of Docker's that gantry does not have: it says so by
 // name, rather than that there is no such page.
-type gap struct{ pattern, text string }
+type gap struct {
+	pattern, text string
+	class         error // nil: not implemented
+}
 
 func (g gap) refuse(context.Context, http.ResponseWriter, *http.Request) error {
+	if g.class != nil {
+		return fmt.Errorf("%s: %w", g.text, g.class)
+	}
 	return unsupported("%s", g.text)
 }
 
 // later is for what is to come, never for what is not.
 func later(what string, patterns ...string) (out []gap) {
 	for _, p := range patterns {
-		out = append(out, gap{p, fmt.Sprintf("%s is not supported yet (%s)", what, p)})
+		out = append(out, gap{pattern: p, text: fmt.Sprintf("%s is not supported yet (%s)", what, p)})
 	}
 	return out
 }
 
 func never(what string, patterns ...string) (out []gap) {
 	for _, p := range patterns {
-		out = append(out, gap{p, fmt.Sprintf("%s (%s)", what, p)})
+		out = append(out, gap{pattern: p, text: fmt.Sprintf("%s (%s)", what, p)})
+	}
+	return out
+}
+
+// outsideSwarm answers as Docker does on a machine that is in no swarm; clients
+// ask, and take this for "there is none".
+func outsideSwarm(patterns ...string) (out []gap) {
+	for _, p := range patterns {
+		out = append(out, gap{p, "This node is not a swarm manager. gantry runs on one machine, without Swarm", errdefs.ErrUnavailable})
 	}
 	return out
 }
@@ -43,15 +58,15 @@ func missing() (all []gap) {
 		later("building", "POST /build", "POST /session", "POST /grpc"),
 		later("committing a container", "POST /commit"),
 		later("updating a volume", "PUT /volumes/{name}"),
-		never("gantry is no swarm manager: Swarm is not supported",
-			"GET /swarm", "POST /swarm/{verb}", "GET /swarm/unlockkey",
+		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/{verb}"),
+		outsideSwarm("GET /swarm", "GET /swarm/unlockkey",
 			"GET /nodes", "GET /nodes/{id}", "DELETE /nodes/{id}", "POST /nodes/{id}/update",
 			"GET /services", "POST /services/create", "GET /services/{id}", "DELETE /services/{id}", "POST /services/{id}/update", "GET /services/{id}/logs",
 			"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/logs",
 			"GET /secrets", "POST /secrets/create", "GET /secrets/{id}", "DELETE /secrets/{id}", "POST /secrets/{id}/update",
 			"GET /configs", "POST /configs/create", "GET /configs/{id}", "DELETE /configs/{id}", "POST /configs/{id}/update"),
 		never("plugins are not supported",
-			"GET /plugins", "GET /plugins/{path...}", "POST /plugins/{path...}", "DELETE /plugins/{path...}"),
+			"GET /plugins/{path...}", "POST /plugins/{path...}", "DELETE /plugins/{path...}"),
 	} {
 		all = append(all, some...)
 	}

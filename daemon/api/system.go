@@ -160,6 +160,11 @@ func (s *server) events(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	})
 }
 
+// plugins lists what cannot be installed: nothing.
+func (s *server) plugins(_ context.Context, w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, []struct{}{})
+}
+
 type containerCount struct{ Total, Running, Paused, Stopped int }
 
 func countContainers(all []runtime.Container) containerCount {

@@ -10,26 +10,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 )
 
-// oldEvent is an event with what clients before API 1.52 read of it.
-type oldEvent struct {
-	Status string `json:"status,omitempty"`
-	ID     string `json:"id,omitempty"`
-	From   string `json:"from,omitempty"`
-	events.Message
-}
-
-// wireOldEvent: only events of containers and images ever had these fields.
-func wireOldEvent(e runtime.Event) oldEvent {
-	old := oldEvent{Message: wireEvent(e)}
-	if e.Type == "container" || e.Type == "image" {
-		old.Status, old.ID = e.Action, e.ID
-	}
-	if e.Type == "container" {
-		old.From = e.Attributes["image"]
-	}
-	return old
-}
-
 func wireEvent(e runtime.Event) events.Message {
 	attributes := e.Attributes
 	if attributes == nil {
