@@ -86,9 +86,7 @@ func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *conta
 	if err := cfg.Validate(e.host); err != nil {
 		return nil, err
 	}
-	if err := e.resolveNetworks(&cfg.Network); err != nil {
-		return nil, err
-	}
+	nameNetworks(&cfg.Network)
 	c.Config = cfg
 
 	var claimed []object
@@ -184,21 +182,13 @@ func anonymousVolume(name string, m spec.Mount) volume.Volume {
 	return volume.Volume{Name: name, Driver: m.Driver, Options: m.DriverOptions, Labels: m.Labels, Anonymous: true}
 }
 
-// resolveNetworks checks that the networks are there, and names the default one
-// where none is named.
-func (e *Engine) resolveNetworks(n *spec.Network) error {
+// nameNetworks names the default network where none is named. Whether networks
+// are there is seen at the start, as in Docker: its client takes "not found" in
+// answer to a create for a missing image, and goes to fetch that.
+func nameNetworks(n *spec.Network) {
 	if len(n.Endpoints) == 0 && (n.Mode == "" || n.Mode == "bridge") {
 		n.Endpoints = []spec.Endpoint{{Network: network.DefaultNetwork, MacAddress: n.MacAddress}}
 	}
-	for _, ep := range n.Endpoints {
-		if ep.Network == "" || ep.Network == network.DefaultNetwork {
-			continue // made when it is first used
-		}
-		if _, err := e.Fabric.Network(ep.Network); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // imageRef is what to look an image up by: the id it was pinned to, else its
