@@ -177,6 +177,9 @@ func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r 
 		}
 		out.SizeRw, out.SizeRootFs = &size.Own, &size.Root
 	}
+	if before(ctx, 52) {
+		return writeJSON(w, http.StatusOK, wireOldInspect(out))
+	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
@@ -186,9 +189,6 @@ func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r 
 func (s *server) containerStart(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{"checkpoint", "checkpoint-dir"} {
 		if r.URL.Query().Get(name) != "" {
-	if before(ctx, 52) {
-		return writeJSON(w, http.StatusOK, wireOldInspect(out))
-	}
 			return unsupported("starting from a %s is not supported", name)
 		}
 	}
@@ -255,8 +255,6 @@ func (s *server) containerPause(ctx context.Context, w http.ResponseWriter, r *h
 func (s *server) containerUnpause(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	if err := s.Engine.Unpause(ctx, r.PathValue("id")); err != nil {
 		return err
-	} else if err != nil {
-		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
 	}
 	return noContent(w)
 }
