@@ -90,7 +90,11 @@ func (s *server) routes() map[string]handler {
 		"GET /version": s.version,
 		"GET /info":    s.info,
 		"GET /events":  s.events,
-		"GET /plugins": s.plugins,
+
+		"GET /plugins":              s.plugins,
+		"GET /plugins/{path...}":    s.noPlugin,
+		"POST /plugins/{path...}":   s.noPlugin,
+		"DELETE /plugins/{path...}": s.noPlugin,
 
 		"GET /system/df":         s.diskUsage,
 		"POST /containers/prune": s.containerPrune,
@@ -121,6 +125,7 @@ func (s *server) routes() map[string]handler {
 		"POST /exec/{id}/start":          s.execStart,
 		"POST /exec/{id}/resize":         s.execResize,
 		"GET /exec/{id}/json":            s.execInspect,
+		"POST /commit":                   s.commit,
 		"GET /images/json":               s.imageList,
 		"GET /images/get":                s.imagesSave,
 		"POST /images/load":              s.imageLoad,
@@ -166,6 +171,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusOK) // to every path, as Docker does
+		return
+	}
 	// The mux alone would answer a known path with another method by 405 and
 	// its own text; Docker's answer to both is the same 404.
 	if _, pattern := s.mux.Handler(r); pattern == "" {
@@ -187,6 +196,9 @@ func withoutVersion(r *http.Request) (*http.Request, error) {
 	version, _, _ := strings.Cut(rest, "/")
 	asked, ok := minor(version)
 	if !ok {
+		if major, _, cut := strings.Cut(version, "."); cut && len(major) == 1 && major > "1" && major <= "9" {
+			return r, invalid("client version %s is too new. Maximum supported API version is %s", version, Newest)
+		}
 		return r, nil // "/volumes", or a page that is not found
 	}
 	first, _ := minor(oldest)

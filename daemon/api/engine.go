@@ -71,6 +71,7 @@ type Images interface {
 	RemoveImage(ctx context.Context, ref string, force bool) ([]image.Removed, error)
 	LoadImages(ctx context.Context, archive io.Reader, report func(string)) ([]image.Image, error)
 	ImportImage(ctx context.Context, archive io.Reader, o image.ImportOptions) (image.Image, error)
+	Commit(ctx context.Context, container string, o runtime.CommitOptions) (image.Image, error)
 	SaveImages(ctx context.Context, w io.Writer, refs []string) error
 	ImageLayers(ctx context.Context) (map[digest.Digest][]image.Layer, error)
 	PruneImages(ctx context.Context, want func(image.Image) bool) (gone []image.Removed, bytes int64, err error)

@@ -88,3 +88,10 @@ func (f *fake) SaveImages(ctx context.Context, w io.Writer, refs []string) error
 	_, err := io.WriteString(w, "tar")
 	return err
 }
+
+func (f *fake) Commit(_ context.Context, ref string, o runtime.CommitOptions) (image.Image, error) {
+	f.mu.Lock()
+	f.committed = o
+	f.mu.Unlock()
+	return image.Image{ID: "sha256:new"}, f.change("commit", ref)
+}

@@ -55,6 +55,7 @@ type fake struct {
 	fail       error // what every change answers
 	attached   map[string]network.EndpointInfo
 	updated    runtime.UpdateOptions
+	committed  runtime.CommitOptions
 }
 
 func (f *fake) note(format string, args ...any) error {

@@ -42,7 +42,7 @@ func never(what string, patterns ...string) (out []gap) {
 // ask, and take this for "there is none".
 func outsideSwarm(patterns ...string) (out []gap) {
 	for _, p := range patterns {
-		out = append(out, gap{p, "This node is not a swarm manager. gantry runs on one machine, without Swarm", errdefs.ErrUnavailable})
+		out = append(out, gap{p, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again. (gantry runs on one machine, without Swarm)`, errdefs.ErrUnavailable})
 	}
 	return out
 }
@@ -55,22 +55,30 @@ func missing() (all []gap) {
 		later("attaching by websocket", "GET /containers/{id}/attach/ws"),
 		later("copying from and to a container", "HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive"),
 		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
-		later("building", "POST /build", "POST /session", "POST /grpc"),
-		later("committing a container", "POST /commit"),
+		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
 		later("updating a volume", "PUT /volumes/{name}"),
-		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/{verb}"),
-		outsideSwarm("GET /swarm", "GET /swarm/unlockkey",
+		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/init", "POST /swarm/join"),
+		{{"POST /swarm/leave", "This node is not part of a swarm", errdefs.ErrUnavailable}},
+		outsideSwarm("GET /swarm", "GET /swarm/unlockkey", "POST /swarm/unlock", "POST /swarm/update",
 			"GET /nodes", "GET /nodes/{id}", "DELETE /nodes/{id}", "POST /nodes/{id}/update",
 			"GET /services", "POST /services/create", "GET /services/{id}", "DELETE /services/{id}", "POST /services/{id}/update", "GET /services/{id}/logs",
 			"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/logs",
 			"GET /secrets", "POST /secrets/create", "GET /secrets/{id}", "DELETE /secrets/{id}", "POST /secrets/{id}/update",
 			"GET /configs", "POST /configs/create", "GET /configs/{id}", "DELETE /configs/{id}", "POST /configs/{id}/update"),
-		never("plugins are not supported",
-			"GET /plugins/{path...}", "POST /plugins/{path...}", "DELETE /plugins/{path...}"),
+		never("plugins are not supported", "GET /plugins/privileges", "POST /plugins/pull", "POST /plugins/create"),
 	} {
 		all = append(all, some...)
 	}
 	return all
+}
+
+// noPlugin answers for every plugin there might be.
+func (s *server) noPlugin(_ context.Context, _ http.ResponseWriter, r *http.Request) error {
+	name, verb := lastElement(r.PathValue("path"))
+	if verb == "" || r.Method == http.MethodDelete {
+		name = r.PathValue("path")
+	}
+	return notFoundf("plugin %q not found: plugins are not supported", name)
 }
 
 func notFound() error { return errdefs.ErrNotFound.WithMessage("page not found") }

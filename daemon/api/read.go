@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -22,6 +23,8 @@ const (
 	maxGoal = 64 << 20
 )
 
+var errNoBody = invalid("got EOF while reading request body: it wants JSON")
+
 // readJSON decodes a body into v, strictly: a field that v does not have is
 // refused by name unless it says nothing (null, false, 0, empty), which is how
 // older and newer clients send what they do not use.
@@ -34,7 +37,10 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 		return fmt.Errorf("read request: %w", err)
 	}
 	if len(text) == 0 {
-		return invalid("the request has no body; it wants JSON")
+		return errNoBody
+	}
+	if kind := r.Header.Get("Content-Type"); !isJSON(kind) {
+		return invalid("Content-Type specified (%s) must be 'application/json'", kind)
 	}
 	if err := json.Unmarshal(text, v); err != nil {
 		return invalid("the request's body: %v", err)
@@ -44,6 +50,19 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 		return invalid("%s is not supported", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// readOptionalJSON is readJSON for a body that may be missing, or null.
+func readOptionalJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	if err := readJSON(w, r, v); !errors.Is(err, errNoBody) {
+		return err
+	}
+	return nil
+}
+
+func isJSON(contentType string) bool {
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == "application/json"
 }
 
 // strangers lists the fields in a JSON text that a type does not have and that
