@@ -29,12 +29,14 @@ type Fabric struct {
 	log       *slog.Logger
 	sockets   Sockets
 	pools     []netip.Prefix
+	local     netip.Prefix // the /48 of networks' subnets for IPv6
 
-	table *table
-	entry chan struct{} // bounds threads in namespaces
-	names *names
-	dns   *dnsServer
-	proxy *proxy
+	table  *table // of IPv4
+	table6 *table
+	entry  chan struct{} // bounds threads in namespaces
+	names  *names
+	dns    *dnsServer
+	proxy  *proxy
 
 	making     sync.Mutex // of networks: their names and subnets
 	publishing sync.Mutex // of ports, and of the file that lists them
@@ -43,10 +45,12 @@ type Fabric struct {
 	lans      map[string]*lan
 	sandboxes map[string]*sandbox
 	groups    map[string]*group
-	joined    bool     // this instance is known to the host's firewall
-	order     int      // counts attachments
-	localnet  []string // bridges to set route_localnet on
-	stale     []flow   // to be forgotten
+	leaving   map[string]chan struct{} // bridges that are being deleted
+	joined    bool                     // this instance is known to the host's firewall
+	joined6   bool                     // and to that of IPv6
+	order     int                      // counts attachments
+	localnet  []string                 // bridges to set route_localnet on
+	stale     []flow                   // to be forgotten
 
 	lock  *os.File // RUN/network.lock: one fabric per directory
 	tasks sync.WaitGroup
@@ -74,9 +78,9 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 	}
 	f := &Fabric{
 		root: o.Root, run: o.Run, tag: tagOf(o.Instance), log: o.Log,
-		sockets: o.Sockets, pools: o.Pools,
+		sockets: o.Sockets, pools: o.Pools, local: localPrefix(o.Instance),
 		names: newNames(), entry: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))),
-		lans: map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{},
+		lans: map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{}, leaving: map[string]chan struct{}{},
 	}
 	if err := os.MkdirAll(filepath.Join(f.run, "netns"), 0o711); err != nil {
 		return nil, fmt.Errorf("open network: %w", err)
@@ -103,7 +107,8 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		}
 		f.lans[n.ID] = l
 	}
-	f.table = newTable("gantry-"+f.tag, f.log)
+	f.table = newTable("gantry-"+f.tag, ipv4(), f.log)
+	f.table6 = newTable("gantry-"+f.tag, ipv6(), f.log)
 	f.dns = newDNS(dnsOptions{Log: f.log, Names: f.names})
 	f.proxy = newProxy(f.log, f.pick)
 	return f, nil
@@ -138,6 +143,7 @@ func (f *Fabric) Close() error {
 	f.dns.Close()
 	f.tasks.Wait()
 	f.table.close()
+	f.table6.close()
 	return errors.Join(err, f.lock.Close())
 }
 

@@ -47,15 +47,21 @@ const (
 const (
 	bridgePrefix = "gn-"
 	guardName    = "gantry-guard"
-	forwarding   = "net/ipv4/ip_forward"
 )
 
-func guardTable() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: guardName}
+func (k family) guardTable() *nftables.Table {
+	return &nftables.Table{Family: k.nft, Name: guardName}
 }
 
-func guardSet(id uint32) *nftables.Set {
-	return &nftables.Set{Table: guardTable(), ID: id, Name: "instances", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
+func (k family) guardSet(id uint32) *nftables.Set {
+	return &nftables.Set{Table: k.guardTable(), ID: id, Name: "instances", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
+}
+
+// listeners is the set of links that took their routes from routers' messages
+// and were told to go on with that: once a machine forwards IPv6 its links do
+// not by themselves (Documentation/networking/ip-sysctl.rst, accept_ra).
+func (k family) listeners(id uint32) *nftables.Set {
+	return &nftables.Set{Table: k.guardTable(), ID: id, Name: "listeners", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 }
 
 // fromPrefix matches links by the beginning of their name.
@@ -76,10 +82,10 @@ func ofKind(key expr.MetaKey, kind string) []expr.Any {
 
 // joinHost lets packets of this instance be forwarded. The caller holds the
 // machine's lock.
-func joinHost(tag string) error {
-	on, err := os.ReadFile("/proc/sys/" + forwarding)
+func joinHost(k family, tag string) error {
+	on, err := os.ReadFile("/proc/sys/" + k.forwarding)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", forwarding, err)
+		return fmt.Errorf("read %s: %w", k.forwarding, err)
 	}
 	c, err := dialNFT()
 	if err != nil {
@@ -87,19 +93,32 @@ func joinHost(tag string) error {
 	}
 	defer c.CloseLasting()
 	forwards := strings.TrimSpace(string(on)) != "0"
-	guarded, err := hasTable(c, guardName)
+	guarded, err := hasTable(c, k.nft, guardName)
 	if err != nil {
 		return err
 	}
 	if forwards && !guarded {
-		return acceptInDockerUser(c, tag)
+		return acceptInDockerUser(c, k, bridgePrefix+tag)
 	}
-	t, set := guardTable(), guardSet(0)
+	t, set := k.guardTable(), k.guardSet(0)
+	var listening []string
 	if !guarded {
-		set = guardSet(1)
+		set = k.guardSet(1)
 		c.AddTable(t)
 		if err := c.AddSet(set, nil); err != nil {
 			return err
+		}
+		if k.nft == nftables.TableFamilyIPv6 {
+			listening = listeners()
+			ra := k.listeners(2)
+			if err := c.AddSet(ra, nil); err != nil {
+				return err
+			}
+			for _, l := range listening {
+				if err := c.SetAddElements(ra, []nftables.SetElement{{Key: []byte(ifnameKey(l))}}); err != nil {
+					return err
+				}
+			}
 		}
 		accept, late := nftables.ChainPolicyAccept, nftables.ChainPriority(10)
 		ch := c.AddChain(&nftables.Chain{Name: "forward", Table: t, Type: nftables.ChainTypeFilter,
@@ -120,26 +139,47 @@ func joinHost(tag string) error {
 		return fmt.Errorf("write nftables table %s: %w", guardName, err)
 	}
 	if !forwards {
-		if err := writeSysctl(forwarding, "1"); err != nil {
+		for _, l := range listening {
+			if err := writeSysctl("net/ipv6/conf/"+l+"/accept_ra", "2"); err != nil {
+				return fmt.Errorf("keep %s listening to routers: %w", l, err)
+			}
+		}
+		if err := writeSysctl(k.forwarding, "1"); err != nil {
 			return fmt.Errorf("switch forwarding on: %w", err)
 		}
 	}
-	return acceptInDockerUser(c, tag)
+	return acceptInDockerUser(c, k, bridgePrefix+tag)
+}
+
+// listeners are the links that take routes from routers' messages.
+func listeners() (links []string) {
+	dirs, err := os.ReadDir("/proc/sys/net/ipv6/conf")
+	if err != nil {
+		return nil
+	}
+	for _, d := range dirs {
+		b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + d.Name() + "/accept_ra")
+		own := d.Name() == "all" || d.Name() == "default" || d.Name() == "lo" || strings.HasPrefix(d.Name(), bridgePrefix) || strings.HasPrefix(d.Name(), vethPrefix)
+		if err == nil && !own && strings.TrimSpace(string(b)) == "1" {
+			links = append(links, d.Name())
+		}
+	}
+	return links
 }
 
 // leaveHost undoes joinHost. The caller holds the machine's lock.
-func leaveHost(tag string) error {
+func leaveHost(k family, tag string) error {
 	c, err := dialNFT()
 	if err != nil {
 		return err
 	}
 	defer c.CloseLasting()
-	undone := removeFromDockerUser(c, tag)
-	guarded, err := hasTable(c, guardName)
+	undone := removeFromDockerUser(c, k, bridgePrefix+tag)
+	guarded, err := hasTable(c, k.nft, guardName)
 	if err != nil || !guarded {
 		return errors.Join(undone, err)
 	}
-	set := guardSet(0)
+	set := k.guardSet(0)
 	members, err := c.GetSetElements(set)
 	if err != nil {
 		return errors.Join(undone, fmt.Errorf("read nftables table %s: %w", guardName, err))
@@ -148,10 +188,19 @@ func leaveHost(tag string) error {
 	left := slices.DeleteFunc(slices.Clone(members), func(e nftables.SetElement) bool { return bytes.Equal(e.Key, own) })
 	if len(left) == 0 {
 		// Forwarding first: there is no moment without a guard.
-		if err := writeSysctl(forwarding, "0"); err != nil {
+		if err := writeSysctl(k.forwarding, "0"); err != nil {
 			return errors.Join(undone, fmt.Errorf("switch forwarding off: %w", err))
 		}
-		c.DelTable(guardTable())
+		if k.nft == nftables.TableFamilyIPv6 {
+			told, err := c.GetSetElements(k.listeners(0))
+			if err != nil {
+				return errors.Join(undone, fmt.Errorf("read nftables table %s: %w", guardName, err))
+			}
+			for _, l := range told { // a link that has gone meanwhile needs nothing
+				_ = writeSysctl("net/ipv6/conf/"+strings.TrimRight(string(l.Key), "\x00")+"/accept_ra", "1")
+			}
+		}
+		c.DelTable(k.guardTable())
 	} else if len(left) < len(members) {
 		if err := c.SetDeleteElements(set, []nftables.SetElement{{Key: own}}); err != nil {
 			return err
@@ -160,8 +209,8 @@ func leaveHost(tag string) error {
 	return errors.Join(undone, c.Flush())
 }
 
-func hasTable(c *nftables.Conn, name string) (bool, error) {
-	all, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+func hasTable(c *nftables.Conn, of nftables.TableFamily, name string) (bool, error) {
+	all, err := c.ListTablesOfFamily(of)
 	if err != nil {
 		return false, fmt.Errorf("list nftables tables: %w", err)
 	}
@@ -169,8 +218,8 @@ func hasTable(c *nftables.Conn, name string) (bool, error) {
 }
 
 // dockerUser finds the chain Docker keeps for other people's rules.
-func dockerUser(c *nftables.Conn) (*nftables.Chain, error) {
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+func dockerUser(c *nftables.Conn, k family) (*nftables.Chain, error) {
+	chains, err := c.ListChainsOfTableFamily(k.nft)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}
@@ -182,54 +231,102 @@ func dockerUser(c *nftables.Conn) (*nftables.Chain, error) {
 	return nil, nil
 }
 
-// ownRule reports whether a rule is one acceptInDockerUser made.
-func ownRule(r *nftables.Rule, tag string) bool {
+// ownRule reports whether a rule is one that accepts links by their name, or
+// the beginning of it.
+func ownRule(r *nftables.Rule, links string) bool {
 	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
 		c, ok := e.(*expr.Cmp)
-		return ok && string(c.Data) == bridgePrefix+tag
+		return ok && string(c.Data) == links
 	})
 }
 
-func acceptInDockerUser(c *nftables.Conn, tag string) error {
-	ch, err := dockerUser(c)
+func acceptInDockerUser(c *nftables.Conn, k family, links string) error {
+	ch, err := dockerUser(c, k)
 	if ch == nil || err != nil {
 		return err
 	}
+	return acceptIn(c, ch, links)
+}
+
+// acceptIn puts a rule at the head of a chain of somebody else that lets the
+// links pass whose names begin so.
+func acceptIn(c *nftables.Conn, ch *nftables.Chain, links string) error {
 	rules, err := c.GetRules(ch.Table, ch)
 	if err != nil {
-		return fmt.Errorf("read chain DOCKER-USER: %w", err)
+		return fmt.Errorf("read chain %s: %w", ch.Name, err)
 	}
-	if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, tag) }) {
+	if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, links) }) {
 		return nil
 	}
 	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
 		c.InsertRule(&nftables.Rule{Table: ch.Table, Chain: ch, Exprs: exprs(
-			fromPrefix(key, bridgePrefix+tag), one(&expr.Counter{}), verdict(expr.VerdictAccept))})
+			fromPrefix(key, links), one(&expr.Counter{}), verdict(expr.VerdictAccept))})
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("accept bridges in chain DOCKER-USER: %w", err)
+		return fmt.Errorf("accept bridges in chain %s: %w", ch.Name, err)
 	}
 	return nil
 }
 
-func removeFromDockerUser(c *nftables.Conn, tag string) error {
-	ch, err := dockerUser(c)
+// guardChain is the guard's, nil where there is no guard.
+func guardChain(c *nftables.Conn, k family) (*nftables.Chain, error) {
+	has, err := hasTable(c, k.nft, guardName)
+	if err != nil || !has {
+		return nil, err
+	}
+	return &nftables.Chain{Name: "forward", Table: k.guardTable()}, nil
+}
+
+// admitNamed lets a bridge that does not bear our prefix pass the guard and
+// Docker's firewall; expelNamed undoes it. The caller holds the machine's lock.
+func admitNamed(k family, bridge string) error {
+	c, err := dialNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	guard, err := guardChain(c, k)
+	if err == nil && guard != nil {
+		err = acceptIn(c, guard, ifnameKey(bridge))
+	}
+	return errors.Join(err, acceptInDockerUser(c, k, ifnameKey(bridge)))
+}
+
+func expelNamed(k family, bridge string) error {
+	c, err := dialNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	guard, err := guardChain(c, k)
+	if err == nil && guard != nil {
+		err = removeFrom(c, guard, ifnameKey(bridge))
+	}
+	return errors.Join(err, removeFromDockerUser(c, k, ifnameKey(bridge)))
+}
+
+func removeFromDockerUser(c *nftables.Conn, k family, links string) error {
+	ch, err := dockerUser(c, k)
 	if ch == nil || err != nil {
 		return err
 	}
+	return removeFrom(c, ch, links)
+}
+
+func removeFrom(c *nftables.Conn, ch *nftables.Chain, links string) error {
 	rules, err := c.GetRules(ch.Table, ch)
 	if err != nil {
-		return fmt.Errorf("read chain DOCKER-USER: %w", err)
+		return fmt.Errorf("read chain %s: %w", ch.Name, err)
 	}
 	for _, r := range rules {
-		if ownRule(r, tag) {
+		if ownRule(r, links) {
 			if err := c.DelRule(r); err != nil {
 				return err
 			}
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove rules from chain DOCKER-USER: %w", err)
+		return fmt.Errorf("remove rules from chain %s: %w", ch.Name, err)
 	}
 	return nil
 }
@@ -246,7 +343,7 @@ func foreignDrops(tag string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}
-	docker, err := dockerUser(c)
+	docker, err := dockerUser(c, ipv4())
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +360,7 @@ func foreignDrops(tag string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read chain %s: %w", ch.Name, err)
 		}
-		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, tag) }) {
+		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return ownRule(r, bridgePrefix+tag) }) {
 			continue
 		}
 		how := ""

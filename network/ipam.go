@@ -1,14 +1,13 @@
 package network
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
 	"github.com/containerd/errdefs"
 )
 
-// pool hands out the addresses of one IPv4 subnet. It remembers where it left
+// pool hands out the addresses of one subnet. It remembers where it left
 // off: an address that was given back is not given out again before all others
 // were, since something may still send to it. Not safe for concurrent use.
 type pool struct {
@@ -23,7 +22,10 @@ func newPool(s Subnet) *pool {
 	for _, a := range s.Aux {
 		p.used[a] = true
 	}
-	if s.Prefix.Bits() < 31 {
+	switch {
+	case s.Prefix.Addr().Is6():
+		p.used[s.Prefix.Addr()] = true // of any router, RFC 4291 section 2.6.1
+	case s.Prefix.Bits() < 31:
 		p.used[s.Prefix.Addr()] = true // the network itself
 		p.used[lastOf(s.Prefix)] = true
 	}
@@ -68,10 +70,12 @@ func (p *pool) take(want netip.Addr) (netip.Addr, error) {
 
 func (p *pool) free(a netip.Addr) { delete(p.used, a) }
 
-// lastOf is the last address of an IPv4 prefix.
+// lastOf is the last address of a prefix.
 func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().As4()
-	n := binary.BigEndian.Uint32(b[:]) | (1<<(32-p.Bits()) - 1)
-	binary.BigEndian.PutUint32(b[:], n)
-	return netip.AddrFrom4(b)
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }

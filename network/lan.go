@@ -14,38 +14,61 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 )
 
 // lan is a network with what is known of it at run time.
 type lan struct {
 	Network
-	mtu        int
-	masquerade bool
-	pool       *pool
-	ends       map[string]*end // by sandbox
+	settings
+	pool, pool6 *pool           // pool6 is nil without IPv6
+	ends        map[string]*end // by sandbox
 
 	up    sync.Mutex // one at a time makes the bridge
-	index int        // of the bridge; 0: to be made. Guarded by Fabric.mu
+	index int        // of the bridge, or the parent; 0: to be made. Guarded by Fabric.mu
 	local bool       // route_localnet is set. Guarded by Fabric.mu
 }
 
+// subnet is that of IPv4.
 func (l *lan) subnet() Subnet { return l.Subnets[0] }
 
-// gateway is the bridge's address with the subnet's length.
-func (l *lan) gateway() netip.Prefix {
-	return netip.PrefixFrom(l.subnet().Gateway, l.subnet().Prefix.Bits())
+// subnet6 is that of IPv6, if there is one.
+func (l *lan) subnet6() (s Subnet, ok bool) {
+	if len(l.Subnets) < 2 {
+		return s, false
+	}
+	return l.Subnets[1], true
+}
+
+// bridged tells networks with a bridge of their own from those on a link of the
+// host's.
+func (l *lan) bridged() bool { return l.Driver != DriverMacvlan }
+
+// named says that the bridge's name is the user's.
+func (l *lan) named() bool { return l.name != "" }
+
+// gateways are the bridge's addresses with the subnets' lengths.
+func (l *lan) gateways() (all []netip.Prefix) {
+	for _, s := range l.Subnets {
+		all = append(all, netip.PrefixFrom(s.Gateway, s.Prefix.Bits()))
+	}
+	return all
 }
 
 func newLAN(n Network) (*lan, error) {
-	mtu, masquerade, err := options(n.Options)
+	set, err := settingsOf(n.Spec)
 	if err != nil {
 		return nil, err
 	}
-	if len(n.Subnets) != 1 {
-		return nil, fmt.Errorf("%d subnets instead of one: %w", len(n.Subnets), errdefs.ErrInvalidArgument)
+	if len(n.Subnets) == 0 || len(n.Subnets) > 2 || n.Subnets[0].Prefix.Addr().Is6() {
+		return nil, fmt.Errorf("%d subnets instead of one for each family: %w", len(n.Subnets), errdefs.ErrInvalidArgument)
 	}
-	return &lan{Network: n, mtu: mtu, masquerade: masquerade && !n.Internal,
-		pool: newPool(n.Subnets[0]), ends: map[string]*end{}}, nil
+	set.masquerade = set.masquerade && !n.Internal
+	l := &lan{Network: n, settings: set, pool: newPool(n.Subnets[0]), ends: map[string]*end{}}
+	if six, ok := l.subnet6(); ok {
+		l.pool6 = newPool(six)
+	}
+	return l, nil
 }
 
 // CreateNetwork makes a network and its bridge. Without a subnet in the
@@ -66,29 +89,42 @@ func (f *Fabric) create(ctx context.Context, s Spec) (*lan, error) {
 	f.making.Lock()
 	defer f.making.Unlock()
 	if l, err := f.find(s.Name); err == nil && l.Name == s.Name {
-		return nil, fmt.Errorf("network %s exists already: %w", s.Name, errdefs.ErrAlreadyExists)
+		return nil, fmt.Errorf("network with name %s already exists: %w", s.Name, errdefs.ErrAlreadyExists)
 	}
 	unlock, err := machineLock()
 	if err != nil {
 		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
 	}
 	defer unlock()
-	used, err := f.prefixes(nil)
+	// A macvlan's subnet is that of the host's link.
+	used, err := f.prefixes(nil, s.Driver == DriverBridge)
 	if err != nil {
 		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
 	}
-	chosen := len(s.Subnets) == 0
-	if chosen {
-		if s.Subnets, err = f.freeSubnet(used); err != nil {
-			return nil, fmt.Errorf("create network %s: %w", s.Name, err)
+	for _, sub := range s.Subnets {
+		t, hit := collision(sub.Prefix, used)
+		if hit { // with a bridge that is on its way out, perhaps
+			if err := f.vanished(ctx); err != nil {
+				return nil, err
+			}
+			if used, err = f.prefixes(nil, s.Driver == DriverBridge); err != nil {
+				return nil, fmt.Errorf("create network %s: %w", s.Name, err)
+			}
+			t, hit = collision(sub.Prefix, used)
 		}
-	} else if t, hit := collision(s.Subnets[0].Prefix, used); hit {
-		return nil, fmt.Errorf("network %s: subnet %s overlaps with %s; choose another: %w", s.Name, s.Subnets[0].Prefix, t.by, errdefs.ErrFailedPrecondition)
+		if hit {
+			return nil, fmt.Errorf("network %s: subnet %s overlaps with %s; choose another: %w", s.Name, sub.Prefix, t.by, errdefs.ErrFailedPrecondition)
+		}
 	}
 	id := make([]byte, 32)
 	_, _ = rand.Read(id) // never fails
-	n := Network{ID: hex.EncodeToString(id), Spec: s, Created: time.Now().UTC(), Chosen: chosen}
-	n.Bridge = bridgePrefix + f.tag + n.ID[:7]
+	n := Network{ID: hex.EncodeToString(id), Spec: s, Created: time.Now().UTC()}
+	if err := f.chooseSubnets(&n, used); err != nil {
+		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
+	}
+	if n.Bridge, err = f.bridgeName(n); err != nil {
+		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
+	}
 	l, err := newLAN(n)
 	if err != nil {
 		return nil, fmt.Errorf("create network %s: %w", s.Name, err)
@@ -107,30 +143,82 @@ func (f *Fabric) create(ctx context.Context, s Spec) (*lan, error) {
 	return l, nil
 }
 
-// freeSubnet chooses where nobody asked for a certain one.
-func (f *Fabric) freeSubnet(used []taken) ([]Subnet, error) {
-	p, err := chooseSubnet(f.pools, used)
-	if err != nil {
-		return nil, err
+// bridgeName is what a network's link on the host is called.
+func (f *Fabric) bridgeName(n Network) (string, error) {
+	set, err := settingsOf(n.Spec)
+	switch {
+	case err != nil:
+		return "", err
+	case n.Driver == DriverMacvlan:
+		return set.parent, nil
+	case set.name == "":
+		return bridgePrefix + f.tag + n.ID[:7], nil
 	}
-	s, err := checkSubnet(Subnet{Prefix: p})
-	return []Subnet{s}, err
+	// It would be taken for ours, and deleted with the network.
+	if _, err := netlink.LinkByName(set.name); err == nil {
+		return "", fmt.Errorf("a link named %s exists on this machine; choose another name: %w", set.name, errdefs.ErrFailedPrecondition)
+	}
+	return set.name, nil
 }
 
-// settle gives a network that nobody is on and that has no bridge a subnet that
-// is still free: as long as its daemon was away, nothing kept its own. The
+// chooseSubnets chooses what nobody asked for, or what was chosen before.
+func (f *Fabric) chooseSubnets(n *Network, used []taken) error {
+	has := func(six bool) bool {
+		return slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.Prefix.Addr().Is6() == six })
+	}
+	add := func(p netip.Prefix, err error) error {
+		if err != nil {
+			return err
+		}
+		s, err := checkSubnet(Subnet{Prefix: p})
+		n.Subnets = append(n.Subnets, s)
+		return err
+	}
+	n.Subnets = slices.Clone(n.Subnets)
+	if !has(false) {
+		n.Chosen = true
+		if err := add(chooseSubnet(f.pools, used)); err != nil {
+			return err
+		}
+	}
+	if n.EnableIPv6 && !has(true) {
+		n.Chosen6 = true
+		if err := add(chooseSubnet6(f.local, used)); err != nil {
+			return err
+		}
+	}
+	sortSubnets(n.Subnets)
+	return nil
+}
+
+// settle gives a network that nobody is on and that has no bridge subnets that
+// are still free: as long as its daemon was away, nothing kept its own. The
 // caller holds the machine's lock. ok is false for a subnet that was asked for
 // and is taken, which whoever uses the network is told.
 func (f *Fabric) settle(l *lan) (_ *lan, ok bool, _ error) {
-	used, err := f.prefixes(l)
+	used, err := f.prefixes(l, l.bridged())
 	if err != nil {
 		return nil, false, err
 	}
-	if _, hit := collision(l.subnet().Prefix, used); !hit || !l.Chosen {
-		return l, !hit, nil
-	}
 	n := l.Network
-	if n.Subnets, err = f.freeSubnet(used); err != nil {
+	n.Subnets = nil
+	for _, s := range l.Subnets {
+		_, hit := collision(s.Prefix, used)
+		chosen := l.Chosen
+		if s.Prefix.Addr().Is6() {
+			chosen = l.Chosen6
+		}
+		switch {
+		case !hit:
+			n.Subnets = append(n.Subnets, s)
+		case !chosen:
+			return l, false, nil
+		}
+	}
+	if len(n.Subnets) == len(l.Subnets) {
+		return l, true, nil
+	}
+	if err := f.chooseSubnets(&n, used); err != nil {
 		return nil, false, err
 	}
 	moved, err := newLAN(n)
@@ -148,22 +236,27 @@ func (f *Fabric) settle(l *lan) (_ *lan, ok bool, _ error) {
 }
 
 // prefixes lists what a subnet must not collide with: the machine's routes and
-// addresses, and our networks, of which some may have no bridge now; save l.
-func (f *Fabric) prefixes(l *lan) ([]taken, error) {
+// addresses (if host), and our networks, of which some may have no bridge now;
+// save l.
+func (f *Fabric) prefixes(l *lan, host bool) (used []taken, err error) {
 	except := ""
 	if l != nil {
 		except = l.Bridge
 	}
-	used, err := hostPrefixes(except)
-	if err != nil {
-		return nil, err
+	if host {
+		if used, err = hostPrefixes(except); err != nil {
+			return nil, err
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.lans {
-		if o != l {
+		if o == l {
+			continue
+		}
+		for _, s := range o.Subnets {
 			// First, since a network's name says more than its route.
-			used = append([]taken{{o.subnet().Prefix, "network " + o.Name + " (" + o.subnet().Prefix.String() + ")"}}, used...)
+			used = append([]taken{{s.Prefix, "network " + o.Name + " (" + s.Prefix.String() + ")"}}, used...)
 		}
 	}
 	return used, nil
@@ -182,12 +275,14 @@ func (f *Fabric) ensureUp(ctx context.Context, l *lan) error {
 		return err
 	}
 	defer unlock()
-	used, err := f.prefixes(l)
+	used, err := f.prefixes(l, l.bridged())
 	if err != nil {
 		return err
 	}
-	if t, hit := collision(l.subnet().Prefix, used); hit {
-		return fmt.Errorf("network %s: its subnet %s now overlaps with %s; remove the one or the other: %w", l.Name, l.subnet().Prefix, t.by, errdefs.ErrFailedPrecondition)
+	for _, s := range l.Subnets {
+		if t, hit := collision(s.Prefix, used); hit {
+			return fmt.Errorf("network %s: its subnet %s now overlaps with %s; remove the one or the other: %w", l.Name, s.Prefix, t.by, errdefs.ErrFailedPrecondition)
+		}
 	}
 	return f.makeBridge(ctx, l)
 }
@@ -206,37 +301,37 @@ func (f *Fabric) bridge(l *lan) int {
 	return l.index
 }
 
-// makeBridge makes the bridge and lets packets pass it. The caller holds the
-// machine's lock.
+// makeBridge makes the bridge and lets packets pass it, or finds the link it
+// stands for. The caller holds the machine's lock.
 func (f *Fabric) makeBridge(ctx context.Context, l *lan) error {
+	if !l.bridged() {
+		return f.findParent(l)
+	}
 	f.mu.Lock()
-	joined := f.joined
+	first := !f.joined
 	f.mu.Unlock()
-	if !joined {
-		if err := joinHost(f.tag); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		f.joined = true
-		f.mu.Unlock()
-		if drops, err := foreignDrops(f.tag); err != nil {
+	if err := f.join(l); err != nil {
+		return err
+	}
+	if first {
+		drops, err := foreignDrops(f.tag)
+		if err != nil {
 			f.log.Warn("cannot read the host's firewall", "error", err)
-		} else {
-			for _, d := range drops {
-				f.log.Warn(d)
-			}
+		}
+		for _, d := range drops {
+			f.log.Warn(d)
 		}
 	}
 	f.admit(l)
 	// Rules first: there is no moment in which the bridge is open.
-	if err := f.table.commit(ctx); err != nil {
+	if err := f.commit(ctx, l); err != nil {
 		f.expel(l)
 		return err
 	}
-	index, err := ensureBridge(l.Bridge, l.gateway(), l.mtu)
+	index, err := ensureBridge(l.Bridge, l.gateways(), l.mtu)
 	if err != nil {
 		f.expel(l)
-		return errors.Join(err, f.table.commit(context.WithoutCancel(ctx)))
+		return errors.Join(err, f.commit(context.WithoutCancel(ctx), l))
 	}
 	f.mu.Lock()
 	l.index = index
@@ -248,19 +343,97 @@ func (f *Fabric) makeBridge(ctx context.Context, l *lan) error {
 	return nil
 }
 
-// admit puts a bridge into the table, expel takes it out; the caller commits.
-func (f *Fabric) admit(l *lan) {
-	for _, set := range bridgeSets(l) {
-		f.table.put(set, ifnameKey(l.Bridge), "")
+func (f *Fabric) findParent(l *lan) error {
+	link, err := netlink.LinkByName(l.parent)
+	if err != nil {
+		return fmt.Errorf("network %s: its parent %s is no link of this machine: %w", l.Name, l.parent, errdefs.ErrFailedPrecondition)
 	}
-	f.table.put(setWithin, ifnameKey(l.Bridge)+ifnameKey(l.Bridge), "")
+	f.mu.Lock()
+	l.index = link.Attrs().Index
+	f.mu.Unlock()
+	return nil
+}
+
+// join makes this instance known to the host's firewall, for the families a
+// network has. The caller holds the machine's lock.
+func (f *Fabric) join(l *lan) error {
+	_, six := l.subnet6()
+	f.mu.Lock()
+	joined, joined6 := f.joined, f.joined6 || !six
+	f.mu.Unlock()
+	if !joined {
+		if err := joinHost(ipv4(), f.tag); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.joined = true
+		f.mu.Unlock()
+	}
+	if !joined6 {
+		if err := joinHost(ipv6(), f.tag); err != nil {
+			return fmt.Errorf("IPv6: %w", err)
+		}
+		f.mu.Lock()
+		f.joined6 = true
+		f.mu.Unlock()
+	}
+	if !l.named() {
+		return nil
+	}
+	err := admitNamed(ipv4(), l.Bridge)
+	if six {
+		err = errors.Join(err, admitNamed(ipv6(), l.Bridge))
+	}
+	return err
+}
+
+// leave undoes join where no network needs it any more.
+func (f *Fabric) leave(four, six bool) (err error) {
+	f.mu.Lock()
+	f.joined, f.joined6 = f.joined && !four, f.joined6 && !six
+	f.mu.Unlock()
+	if four {
+		err = leaveHost(ipv4(), f.tag)
+	}
+	if six {
+		err = errors.Join(err, leaveHost(ipv6(), f.tag))
+	}
+	return err
+}
+
+// tables are those that a network's bridge is in.
+func (f *Fabric) tables(l *lan) []*table {
+	if _, six := l.subnet6(); six {
+		return []*table{f.table, f.table6}
+	}
+	return []*table{f.table}
+}
+
+// commit waits until the kernel has what was said of a network's bridge.
+func (f *Fabric) commit(ctx context.Context, l *lan) (err error) {
+	for _, t := range f.tables(l) {
+		err = errors.Join(err, t.commit(ctx))
+	}
+	return err
+}
+
+// admit puts a bridge into the tables, expel takes it out; the caller commits.
+func (f *Fabric) admit(l *lan) {
+	for _, t := range f.tables(l) {
+		for _, set := range bridgeSets(l) {
+			t.put(set, ifnameKey(l.Bridge), "")
+		}
+		t.put(setWithin, ifnameKey(l.Bridge)+ifnameKey(l.Bridge), "")
+	}
 }
 
 func (f *Fabric) expel(l *lan) {
-	for _, set := range bridgeSets(l) {
-		f.table.del(set, ifnameKey(l.Bridge))
+	for _, t := range f.tables(l) {
+		for _, set := range bridgeSets(l) {
+			t.del(set, ifnameKey(l.Bridge))
+		}
+		t.del(setWithin, ifnameKey(l.Bridge)+ifnameKey(l.Bridge))
 	}
-	f.table.del(setWithin, ifnameKey(l.Bridge)+ifnameKey(l.Bridge))
 }
 
 func bridgeSets(l *lan) []string {
@@ -272,6 +445,41 @@ func bridgeSets(l *lan) []string {
 		in = append(in, setMasked)
 	}
 	return in
+}
+
+// vanish deletes a bridge that nobody is on, in the background: the kernel waits
+// some 50 ms for packets under way, and nobody else needs to. A daemon that dies
+// meanwhile leaves a link that belongs to no network, which the next one sweeps.
+func (f *Fabric) vanish(bridge string) {
+	done := make(chan struct{})
+	f.mu.Lock()
+	f.leaving[bridge] = done
+	f.mu.Unlock()
+	f.tasks.Go(func() {
+		err := deleteLink(bridge)
+		f.mu.Lock()
+		delete(f.leaving, bridge)
+		f.mu.Unlock()
+		close(done)
+		if err != nil {
+			f.log.Warn("the bridge of a removed network is left", "bridge", bridge, "error", err)
+		}
+	})
+}
+
+// vanished waits until no bridge is being deleted any more.
+func (f *Fabric) vanished(ctx context.Context) error {
+	f.mu.Lock()
+	all := slices.Collect(maps.Values(f.leaving))
+	f.mu.Unlock()
+	for _, done := range all {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // RemoveNetwork removes a network nobody is on. With sandboxes attached it is
@@ -302,33 +510,48 @@ func (f *Fabric) unmake(ctx context.Context, l *lan) error {
 		}
 		f.mu.Unlock()
 		slices.Sort(who)
-		return fmt.Errorf("network %s is in use by %s; remove or disconnect them first: %w", l.Name, strings.Join(who, ", "), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("error while removing network: network %s id %s has active endpoints: %s; remove or disconnect them first: %w", l.Name, l.ID, strings.Join(who, ", "), errdefs.ErrPermissionDenied)
 	}
 	delete(f.lans, l.ID) // from here on nobody can join
-	last := true
+	last, last6 := true, true
 	for _, o := range f.lans {
-		if o.index != 0 {
+		if o.index != 0 && o.bridged() {
 			last = false
+			if _, six := o.subnet6(); six {
+				last6 = false
+			}
 		}
 	}
+	last, last6 = last && f.joined, last6 && f.joined6
 	f.mu.Unlock()
+	if !l.bridged() {
+		if err := removeFile(f.networkFile(l.ID)); err != nil {
+			return fmt.Errorf("remove network %s: %w", l.Name, err)
+		}
+		return nil
+	}
 
 	unlock, err := machineLock()
 	if err != nil {
 		return fmt.Errorf("remove network %s: %w", l.Name, err)
 	}
 	defer unlock()
-	err = deleteLink(l.Bridge)
+	if l.named() {
+		err = errors.Join(deleteLink(l.Bridge), expelNamed(ipv4(), l.Bridge))
+		if _, six := l.subnet6(); six {
+			err = errors.Join(err, expelNamed(ipv6(), l.Bridge))
+		}
+	}
 	f.expel(l)
 	if last {
 		f.table.drop()
-		f.mu.Lock()
-		f.joined = false
-		f.mu.Unlock()
 	}
-	err = errors.Join(err, f.table.commit(ctx))
-	if last {
-		err = errors.Join(err, leaveHost(f.tag))
+	if last6 {
+		f.table6.drop()
+	}
+	err = errors.Join(err, f.commit(ctx, l), f.leave(last, last6))
+	if !l.named() { // last, for the kernel holds up whoever changes links meanwhile
+		defer f.vanish(l.Bridge)
 	}
 	if err = errors.Join(err, removeFile(f.networkFile(l.ID))); err != nil {
 		return fmt.Errorf("remove network %s: %w", l.Name, err)
@@ -367,7 +590,7 @@ func (f *Fabric) find(idOrName string) (*lan, error) {
 	case 1:
 		return byID[0], nil
 	case 0:
-		return nil, fmt.Errorf("network %s does not exist: %w", idOrName, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("network %s not found: %w", idOrName, errdefs.ErrNotFound)
 	}
 	return nil, fmt.Errorf("%d networks have ids that begin with %s; give more of it: %w", len(byID), idOrName, errdefs.ErrInvalidArgument)
 }

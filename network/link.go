@@ -186,29 +186,79 @@ func setUp(index int) *nl.NetlinkRequest {
 	return req
 }
 
-// address asks for an address on a link.
+// address asks for an address on a link. One of IPv6 is used at once: that
+// nobody else has it is known.
 func address(index int, p netip.Prefix) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	m := nl.NewIfAddrmsg(unix.AF_INET)
+	m := nl.NewIfAddrmsg(routeFamily(p.Addr()))
 	m.Prefixlen, m.Index = uint8(p.Bits()), uint32(index)
+	if p.Addr().Is6() {
+		m.Flags = unix.IFA_F_NODAD
+	}
 	req.AddData(m)
 	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
 	req.AddData(nl.NewRtAttr(unix.IFA_ADDRESS, p.Addr().AsSlice()))
-	if p.Bits() < 31 {
+	if p.Addr().Is4() && p.Bits() < 31 {
 		req.AddData(nl.NewRtAttr(unix.IFA_BROADCAST, lastOf(p).AsSlice()))
 	}
 	return req
+}
+
+func routeFamily(a netip.Addr) int {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 // defaultRoute asks for the route to everywhere else, replacing the one there is.
 func defaultRoute(index int, gateway netip.Addr) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m := nl.NewRtMsg()
-	m.Family = unix.AF_INET
+	m.Family = uint8(routeFamily(gateway))
 	req.AddData(m)
 	req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()))
 	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
 	return req
+}
+
+// macvlan is a link to be in a namespace that shares a link of the host's.
+type macvlan struct {
+	Parent int // its index
+	Mode   uint32
+	MTU    int // 0: the parent's
+	Name   string
+	MAC    net.HardwareAddr
+	NS     int // descriptor of the namespace
+}
+
+func (v macvlan) request() *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(v.Parent))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, v.MAC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(v.NS))))
+	if v.MTU > 0 {
+		req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU))))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("macvlan"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(v.Mode))
+	req.AddData(info)
+	return req
+}
+
+// enableIPv6 switches IPv6 on for a link of the thread's namespace: without
+// looking for others with its addresses, which takes a second in which they
+// cannot be used, and without listening to routers that nobody asked for.
+func enableIPv6(link string) error {
+	for _, set := range [][2]string{{"accept_ra", "0"}, {"accept_dad", "0"}, {"disable_ipv6", "0"}} {
+		if err := writeSysctl("net/ipv6/conf/"+link+"/"+set[0], set[1]); err != nil {
+			return fmt.Errorf("IPv6 on %s: %w", link, err)
+		}
+	}
+	return nil
 }
 
 // linkUp sets a link of the thread's namespace up.
@@ -238,13 +288,13 @@ func macOf(a netip.Addr) net.HardwareAddr {
 }
 
 // ensureBridge makes a bridge as it should be, whatever there is of it, and
-// returns its index.
-func ensureBridge(name string, gateway netip.Prefix, mtu int) (int, error) {
+// returns its index. The first of its addresses is one of IPv4.
+func ensureBridge(name string, gateways []netip.Prefix, mtu int) (int, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
 	// An address of its own: else the bridge takes its smallest port's and
 	// changes it as sandboxes come and go.
-	attrs.HardwareAddr = macOf(gateway.Addr())
+	attrs.HardwareAddr = macOf(gateways[0].Addr())
 	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, fmt.Errorf("make bridge %s: %w", name, err)
@@ -254,8 +304,12 @@ func ensureBridge(name string, gateway netip.Prefix, mtu int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("bridge %s: %w", name, err)
 	}
-	if made {
-		// IPv4 alone, see Spec.EnableIPv6. Absent where the kernel has none.
+	if len(gateways) > 1 {
+		if err := enableIPv6(name); err != nil {
+			return 0, err
+		}
+	} else if made {
+		// Absent where the kernel has none.
 		_ = writeSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1")
 	}
 	r, err := openRTNL()
@@ -264,8 +318,10 @@ func ensureBridge(name string, gateway netip.Prefix, mtu int) (int, error) {
 	}
 	defer r.close()
 	index := link.Attrs().Index
-	if _, err := r.do(address(index, gateway)); err != nil && !errors.Is(err, unix.EEXIST) {
-		return 0, fmt.Errorf("address %s of bridge %s: %w", gateway, name, err)
+	for _, gateway := range gateways {
+		if _, err := r.do(address(index, gateway)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return 0, fmt.Errorf("address %s of bridge %s: %w", gateway, name, err)
+		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return 0, fmt.Errorf("set bridge %s up: %w", name, err)

@@ -51,7 +51,7 @@ func redirectDNS(udp *net.UDPConn, tcp *net.TCPListener) error {
 	defer c.CloseLasting()
 	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "gantry-dns"}
 	// Deleting is dear, 5 to 15 ms: the kernel waits for packets under way.
-	again, err := hasTable(c, t.Name)
+	again, err := hasTable(c, nftables.TableFamilyIPv4, t.Name)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@
 //	                          │      └─ gv-<tag><n> ═ eth0 in RUN/netns/<sandbox>
 //	                          └── table ip gantry-<tag>  static rules, changing elements
 //
-// Every name carries the instance's tag, so that several daemons live side by
+// Networks with IPv6 have a table ip6 of the same name besides. Every name carries the instance's tag, so that several daemons live side by
 // side; nobody touches what carries another's. The kernel is the truth about
 // what is attached: [Fabric.Recover] reads it back after the daemon died, and
 // nothing that containers do depends on the daemon being there, save names
@@ -66,18 +66,22 @@ const DefaultNetwork = "bridge"
 // Spec is what a user asks of a network.
 type Spec struct {
 	Name string
-	// Driver is "bridge"; "" means the same. Others are refused by name.
+	// Driver is "bridge" (also ""), or "macvlan", whose sandboxes are machines
+	// of their own on the network of one of the host's links: addresses and
+	// ports are theirs, and the host itself cannot reach them. Others are
+	// refused by name.
 	Driver string `json:",omitempty"`
 	// Internal cuts the network off from everything outside the machine and
 	// from other networks.
 	Internal   bool `json:",omitempty"`
 	Attachable bool `json:",omitempty"`
-	EnableIPv6 bool `json:",omitempty"` // refused by name, for now
-	// Subnets: none, or one for IPv4. None: a free /24 of the pools.
+	EnableIPv6 bool `json:",omitempty"` // beside IPv4, which every network has
+	// Subnets: at most one for each family, IPv4 first. What is missing is
+	// chosen: a free /24 of the pools, a free /64 of unique local addresses.
 	Subnets []Subnet          `json:",omitempty"`
 	Labels  map[string]string `json:",omitempty"`
-	// Options of the driver: see options in store.go for those honoured;
-	// others are refused by name.
+	// Options of the driver: see options.go for those honoured; others are
+	// refused by name.
 	Options map[string]string `json:",omitempty"`
 }
 
@@ -96,8 +100,9 @@ type Network struct {
 	Created time.Time
 	Bridge  string // the link on the host
 	// Chosen says that nobody asked for the subnet: while the network has no
-	// bridge, another may be chosen.
-	Chosen bool
+	// bridge, another may be chosen. Chosen6 says it of that for IPv6.
+	Chosen  bool
+	Chosen6 bool `json:",omitempty"`
 }
 
 // Sandbox asks for one network namespace with its places on networks.
@@ -126,7 +131,7 @@ type Endpoint struct {
 	// Names are all its DNS names on that network.
 	Names     []string
 	IPv4      netip.Addr // zero: the next free one
-	IPv6      netip.Addr // refused by name, for now
+	IPv6      netip.Addr // zero: the next free one, where the network has IPv6
 	MAC       string     // "": made from the IPv4 address
 	Interface string     // "": the next free ethN
 	// Priority orders interfaces: higher is connected first.
@@ -149,7 +154,9 @@ type Joined struct {
 	EndpointID  string // 64 hexadecimal digits, the same for the same sandbox and network
 	Interface   string
 	IPv4        netip.Prefix // the address with the subnet's length
+	IPv6        netip.Prefix `json:",omitzero"` // zero on a network without IPv6
 	Gateway     netip.Addr   `json:",omitzero"` // zero on an internal network
+	Gateway6    netip.Addr   `json:",omitzero"`
 	MAC         string
 	// Primary marks the endpoint with the default route (without any: the
 	// first). Its address is what published ports lead to.

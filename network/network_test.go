@@ -142,6 +142,7 @@ func (w *world) crash() {
 	f.dns.Close()
 	f.tasks.Wait()
 	f.table.close()
+	f.table6.close()
 	f.lock.Close()
 }
 
@@ -237,13 +238,31 @@ func (w *world) network(name string, s ...Spec) Network {
 // it was called from.
 func (w *world) echo(path, name string, port int) {
 	w.Helper()
-	var l net.Listener
+	w.echoOn("tcp4", path, name, port)
 	var p net.PacketConn
 	w.must(inside(path, func() (err error) {
-		if l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port)); err != nil {
-			return err
-		}
 		p, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
+		buf := make([]byte, 100)
+		for {
+			_, from, err := p.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			p.WriteTo([]byte(name+" "+from.(*net.UDPAddr).IP.String()), from)
+		}
+	})
+	w.Cleanup(func() { p.Close(); tasks.Wait() })
+}
+
+func (w *world) echoOn(network, path, name string, port int) {
+	w.Helper()
+	var l net.Listener
+	w.must(inside(path, func() (err error) {
+		l, err = net.Listen(network, fmt.Sprintf(":%d", port))
 		return err
 	}))
 	var tasks sync.WaitGroup
@@ -257,17 +276,7 @@ func (w *world) echo(path, name string, port int) {
 			c.Close()
 		}
 	})
-	tasks.Go(func() {
-		buf := make([]byte, 100)
-		for {
-			_, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			p.WriteTo([]byte(name+" "+from.(*net.UDPAddr).IP.String()), from)
-		}
-	})
-	w.Cleanup(func() { l.Close(); p.Close(); tasks.Wait() })
+	w.Cleanup(func() { l.Close(); tasks.Wait() })
 }
 
 // ask calls from a namespace ("" the machine itself) and returns the answer.

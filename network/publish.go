@@ -120,8 +120,8 @@ func (f *Fabric) balance(name string) bool {
 	var ready, running []*end
 	for _, s := range slices.SortedFunc(maps.Values(g.members), func(a, b *sandbox) int { return a.order - b.order }) {
 		e := s.primary()
-		if e == nil || e.lan.Internal || !s.running {
-			continue // an internal network is not to be reached from outside
+		if e == nil || e.lan.Internal || !e.lan.bridged() || !s.running {
+			continue // an internal network is not to be reached from outside, a macvlan not from here
 		}
 		running = append(running, e)
 		if s.ready {

@@ -49,7 +49,9 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	// Adopting may already change this and that; none of it may be written
 	// before everything is known.
 	f.table.pause(true)
+	f.table6.pause(true)
 	defer f.table.pause(false)
+	defer f.table6.pause(false)
 	var failed error
 	if err := f.recoverBridges(live); err != nil {
 		failed = errors.Join(failed, err)
@@ -74,7 +76,7 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	failed = errors.Join(failed, f.recoverPorts(), f.sweepNamespaces(keep))
 
 	f.mu.Lock()
-	used := f.joined
+	used, used6 := f.joined, f.joined6
 	for name := range f.groups {
 		f.balance(name)
 	}
@@ -84,8 +86,14 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	} else {
 		f.table.drop()
 	}
+	if used6 {
+		f.table6.forget()
+	} else {
+		f.table6.drop()
+	}
 	f.table.pause(false)
-	failed = errors.Join(failed, f.rebalanced(ctx))
+	f.table6.pause(false)
+	failed = errors.Join(failed, f.rebalanced(ctx), f.table6.commit(ctx))
 	f.serveAll()
 	bridges, ends, err := f.orphans(owned)
 	if err != nil {
@@ -120,9 +128,11 @@ func (f *Fabric) recoverBridges(live []Sandbox) error {
 	var up, idle []*lan
 	f.mu.Lock()
 	for _, l := range f.lans {
-		if _, err := netlink.LinkByName(l.Bridge); err == nil || needed[l] {
+		switch _, err := netlink.LinkByName(l.Bridge); {
+		case !l.bridged(): // found when it is needed
+		case err == nil || needed[l]:
 			up = append(up, l)
-		} else if l.Name != DefaultNetwork { // which comes with its first user
+		case l.Name != DefaultNetwork: // which comes with its first user
 			idle = append(idle, l)
 		}
 	}
@@ -135,17 +145,17 @@ func (f *Fabric) recoverBridges(live []Sandbox) error {
 			up = append(up, l)
 		}
 	}
-	if len(up) == 0 {
-		return errors.Join(failed, leaveHost(f.tag))
-	}
-	if err := joinHost(f.tag); err != nil {
-		return errors.Join(failed, err)
-	}
-	f.mu.Lock()
-	f.joined = true
-	f.mu.Unlock()
+	var six bool
 	for _, l := range up {
-		index, err := ensureBridge(l.Bridge, l.gateway(), l.mtu)
+		_, has := l.subnet6()
+		six = six || has
+		if err := f.join(l); err != nil {
+			return errors.Join(failed, err)
+		}
+	}
+	failed = errors.Join(failed, f.leave(len(up) == 0, !six))
+	for _, l := range up {
+		index, err := ensureBridge(l.Bridge, l.gateways(), l.mtu)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -202,11 +212,18 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owne
 			return fmt.Errorf("network %s: %w", l.Name, err)
 		}
 		n := &end{Endpoint: e, lan: l, addr: x.addr, mac: x.mac, link: x.name}
+		if six, ok := l.subnet6(); ok {
+			for _, y := range found {
+				if y.name == x.name && six.Prefix.Contains(y.addr) {
+					n.addr6, _ = l.pool6.take(y.addr)
+				}
+			}
+		}
 		l.ends[s.id] = n
 		s.ends = append(s.ends, n)
 		f.mu.Unlock()
 		// A bridge that was lost and made again has no ports.
-		if bridge := f.bridge(l); masters[x.peer] != bridge {
+		if bridge := f.bridge(l); l.bridged() && masters[x.peer] != bridge {
 			if err := netlink.LinkSetMasterByIndex(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: x.peer}}, bridge); err != nil {
 				return fmt.Errorf("network %s: put %s back into its bridge: %w", l.Name, x.name, err)
 			}
@@ -239,7 +256,7 @@ func (f *Fabric) enlist(s *sandbox) {
 	}
 }
 
-// seen is an interface found in a namespace.
+// seen is an interface found in a namespace, with one of its addresses.
 type seen struct {
 	name string
 	addr netip.Addr
@@ -259,14 +276,14 @@ func readNamespace(path string) ([]seen, error) {
 		if err != nil {
 			return fmt.Errorf("list links: %w", err)
 		}
-		addrs, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_V4) })
+		addrs, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}
 		for _, l := range links {
 			for _, a := range addrs {
-				ip, ok := netip.AddrFromSlice(a.IP.To4())
-				if ok && a.LinkIndex == l.Attrs().Index && l.Type() == "veth" {
+				ip, ok := plainAddr(a.IP)
+				if ok && a.LinkIndex == l.Attrs().Index && (l.Type() == "veth" || l.Type() == DriverMacvlan) {
 					all = append(all, seen{name: l.Attrs().Name, addr: ip, mac: l.Attrs().HardwareAddr, peer: l.Attrs().ParentIndex})
 				}
 			}

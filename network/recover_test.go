@@ -119,7 +119,7 @@ func TestAfterReboot(t *testing.T) {
 	w.must(dropNamespace(a.Path))
 	w.must(deleteLink(n.Bridge))
 	w.nft("flush", "ruleset")
-	w.must(writeSysctl(forwarding, "0"))
+	w.must(writeSysctl(ipv4().forwarding, "0"))
 	w.store.close()
 	w.must(os.Remove(w.opts.Run + "/ports.json"))
 	w.open()
@@ -143,7 +143,7 @@ func TestSubnetTakenMeanwhile(t *testing.T) {
 	for i, n := range []Network{chosen, wanted} {
 		w.must(deleteLink(n.Bridge))
 		name := fmt.Sprintf("other%d", i)
-		_, err := ensureBridge(name, netip.PrefixFrom(n.Subnets[0].Gateway, 24), 0)
+		_, err := ensureBridge(name, []netip.Prefix{netip.PrefixFrom(n.Subnets[0].Gateway, 24)}, 0)
 		w.must(err)
 		defer deleteLink(name)
 	}

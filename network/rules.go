@@ -72,6 +72,37 @@ const (
 	mapSlotsAt   = "slots_at"
 )
 
+// The table of IPv6 has the same name and less in it: published ports reach
+// sandboxes by IPv4 whatever the client speaks, so nothing is translated here.
+//
+//	table ip6 gantry-<tag> {
+//	  sets bridges, internal, masked, within      as above, of the networks with IPv6
+//	  chain forward { type filter hook forward priority filter … the same, but for "ct status dnat" }
+//	  chain postrouting { type nat hook postrouting priority srcnat
+//	    oifname @bridges return
+//	    iifname @masked masquerade
+//	  }
+//	}
+
+// family is what differs between IPv4 and IPv6.
+type family struct {
+	nft        nftables.TableFamily
+	forwarding string // the sysctl
+	sets       func(*nftables.Table) []*nftables.Set
+	rules      func(*nftables.Conn, *nftables.Table)
+}
+
+func ipv4() family {
+	return family{nftables.TableFamilyIPv4, "net/ipv4/ip_forward", sets, addTable}
+}
+
+func ipv6() family {
+	return family{nftables.TableFamilyIPv6, "net/ipv6/conf/all/forwarding", linkSets, addTable6}
+}
+
+// linkSets are the sets of links, which both tables have.
+func linkSets(t *nftables.Table) []*nftables.Set { return sets(t)[:4] }
+
 // sets gives the table's sets and maps, with ids by which rules of the same
 // batch refer to them.
 func sets(t *nftables.Table) []*nftables.Set {
@@ -210,20 +241,59 @@ func ipField(offset, reg uint32) []expr.Any {
 	return one(&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4})
 }
 
-// addTable puts the whole static part of the table into a batch.
-func addTable(c *nftables.Conn, t *nftables.Table) {
-	c.AddTable(t)
-	for _, s := range sets(t) {
-		_ = c.AddSet(s, nil) // fails on malformed sets only; Flush would say so
+// builder puts the static part of a table into a batch.
+type builder struct {
+	c *nftables.Conn
+	t *nftables.Table
+}
+
+func (b builder) begin(all []*nftables.Set) {
+	b.c.AddTable(b.t)
+	for _, s := range all {
+		_ = b.c.AddSet(s, nil) // fails on malformed sets only; Flush would say so
 	}
+}
+
+func (b builder) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
 	accept := nftables.ChainPolicyAccept
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
-		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: kind, Hooknum: hook, Priority: prio, Policy: &accept})
-	}
-	rule := func(ch *nftables.Chain, parts ...[]expr.Any) {
-		c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs(parts...)})
-	}
+	return b.c.AddChain(&nftables.Chain{Name: name, Table: b.t, Type: kind, Hooknum: hook, Priority: prio, Policy: &accept})
+}
+
+func (b builder) rule(ch *nftables.Chain, parts ...[]expr.Any) {
+	b.c.AddRule(&nftables.Rule{Table: b.t, Chain: ch, Exprs: exprs(parts...)})
+}
+
+// forward says who may talk to whom; translated tells connections that came
+// through a published port, nil where there are none.
+func (b builder) forward(translated []expr.Any) {
 	drop, acc := verdict(expr.VerdictDrop), verdict(expr.VerdictAccept)
+	forward := b.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	known := ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+	b.rule(forward, iifname(r0), oifname(r4), in(setWithin, r0), acc)
+	b.rule(forward, iifname(r0), in(setBridges, r0), known, acc)
+	b.rule(forward, oifname(r0), in(setBridges, r0), known, acc)
+	b.rule(forward, iifname(r0), in(setInternal, r0), drop)
+	b.rule(forward, oifname(r0), in(setInternal, r0), drop)
+	if translated != nil {
+		b.rule(forward, oifname(r0), in(setBridges, r0), translated, acc)
+	}
+	b.rule(forward, oifname(r0), in(setBridges, r0), drop)
+}
+
+func addTable6(c *nftables.Conn, t *nftables.Table) {
+	b := builder{c, t}
+	b.begin(linkSets(t))
+	b.forward(nil)
+	post := b.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	b.rule(post, oifname(r0), in(setBridges, r0), verdict(expr.VerdictReturn))
+	b.rule(post, iifname(r0), in(setMasked, r0), one(&expr.Masq{}))
+}
+
+func addTable(c *nftables.Conn, t *nftables.Table) {
+	b := builder{c, t}
+	b.begin(sets(t))
+	base, rule := b.base, b.rule
+	drop := verdict(expr.VerdictDrop)
 
 	raw := base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	rule(raw, notLoopback(), of127(16), drop)
@@ -246,15 +316,7 @@ func addTable(c *nftables.Conn, t *nftables.Table) {
 			one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: publish.Name}))
 	}
 
-	forward := base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	known := ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
-	rule(forward, iifname(r0), oifname(r4), in(setWithin, r0), acc)
-	rule(forward, iifname(r0), in(setBridges, r0), known, acc)
-	rule(forward, oifname(r0), in(setBridges, r0), known, acc)
-	rule(forward, iifname(r0), in(setInternal, r0), drop)
-	rule(forward, oifname(r0), in(setInternal, r0), drop)
-	rule(forward, oifname(r0), in(setBridges, r0), ctHas(expr.CtKeySTATUS, ctStatusDNAT), acc)
-	rule(forward, oifname(r0), in(setBridges, r0), drop)
+	b.forward(ctHas(expr.CtKeySTATUS, ctStatusDNAT))
 
 	post := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	masquerade := one(&expr.Masq{})

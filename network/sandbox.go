@@ -38,10 +38,11 @@ type sandbox struct {
 // end is an endpoint.
 type end struct {
 	Endpoint
-	lan  *lan
-	addr netip.Addr
-	mac  net.HardwareAddr
-	link string // name in the namespace
+	lan   *lan
+	addr  netip.Addr
+	addr6 netip.Addr // zero: none
+	mac   net.HardwareAddr
+	link  string // name in the namespace
 }
 
 // title is what a person calls the sandbox.
@@ -73,6 +74,17 @@ func (s *sandbox) primary() *end {
 	return best
 }
 
+// primary6 is the end with the default route of IPv6, nil if none can have it.
+func (s *sandbox) primary6() *end {
+	var best *end
+	for _, e := range s.ends {
+		if e.addr6.IsValid() && !e.lan.Internal && (best == nil || e.GwPriority > best.GwPriority) {
+			best = e
+		}
+	}
+	return best
+}
+
 func (s *sandbox) joined(e *end) Joined {
 	j := Joined{
 		NetworkID: e.lan.ID, NetworkName: e.lan.Name, EndpointID: endpointID(s.id, e.lan.ID),
@@ -81,6 +93,12 @@ func (s *sandbox) joined(e *end) Joined {
 	}
 	if !e.lan.Internal {
 		j.Gateway = e.lan.subnet().Gateway
+	}
+	if six, ok := e.lan.subnet6(); ok && e.addr6.IsValid() {
+		j.IPv6 = netip.PrefixFrom(e.addr6, six.Prefix.Bits())
+		if !e.lan.Internal {
+			j.Gateway6 = six.Gateway
+		}
 	}
 	return j
 }
@@ -245,6 +263,7 @@ func (f *Fabric) attach(ctx context.Context, s *sandbox, want Sandbox) error {
 // suits reports whether an endpoint is already what is asked for.
 func (e *end) suits(asked Endpoint) bool {
 	return (!asked.IPv4.IsValid() || asked.IPv4 == e.addr) &&
+		(!asked.IPv6.IsValid() || asked.IPv6 == e.addr6) &&
 		(asked.Interface == "" || asked.Interface == e.link) &&
 		(asked.MAC == "" || strings.EqualFold(asked.MAC, e.mac.String()))
 }
@@ -253,8 +272,8 @@ func (e *end) suits(asked Endpoint) bool {
 // to its sandbox and its network.
 func (f *Fabric) reserve(s *sandbox, e *end) error {
 	l := e.lan
-	if e.IPv6.IsValid() {
-		return fmt.Errorf("network %s: address %s: IPv6 inside networks is not supported yet: %w", l.Name, e.IPv6, errdefs.ErrNotImplemented)
+	if e.IPv6.IsValid() && l.pool6 == nil {
+		return fmt.Errorf("network %s: address %s: the network has no IPv6; make it with IPv6 enabled: %w", l.Name, e.IPv6, errdefs.ErrInvalidArgument)
 	}
 	if len(e.Interface) >= unix.IFNAMSIZ || strings.ContainsAny(e.Interface, "/ :") || e.Interface == "lo" {
 		return fmt.Errorf("network %s: interface name %q: %w", l.Name, e.Interface, errdefs.ErrInvalidArgument)
@@ -264,7 +283,7 @@ func (f *Fabric) reserve(s *sandbox, e *end) error {
 	if f.lans[l.ID] != l {
 		return fmt.Errorf("network %s was removed: %w", l.Name, errdefs.ErrNotFound)
 	}
-	if len(l.ends) >= maxEndpoints {
+	if len(l.ends) >= maxEndpoints && l.bridged() {
 		return fmt.Errorf("network %s has %d endpoints, and a Linux bridge takes no more; use a second network: %w", l.Name, len(l.ends), errdefs.ErrFailedPrecondition)
 	}
 	taken := map[string]bool{}
@@ -273,7 +292,7 @@ func (f *Fabric) reserve(s *sandbox, e *end) error {
 	}
 	e.link = e.Interface
 	for n := 0; e.link == ""; n++ {
-		if name := fmt.Sprintf("eth%d", n); !taken[name] {
+		if name := fmt.Sprintf("%s%d", l.prefix, n); !taken[name] {
 			e.link = name
 		}
 	}
@@ -285,9 +304,15 @@ func (f *Fabric) reserve(s *sandbox, e *end) error {
 		return fmt.Errorf("network %s: %w", l.Name, err)
 	}
 	e.addr, e.mac = addr, macOf(addr)
+	if l.pool6 != nil {
+		if e.addr6, err = l.pool6.take(e.IPv6); err != nil {
+			l.pool.free(addr)
+			return fmt.Errorf("network %s: %w", l.Name, err)
+		}
+	}
 	if e.MAC != "" {
 		if e.mac, err = net.ParseMAC(e.MAC); err != nil || len(e.mac) != 6 {
-			l.pool.free(addr)
+			l.free(e)
 			return fmt.Errorf("network %s: MAC address %q: %w", l.Name, e.MAC, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -296,12 +321,20 @@ func (f *Fabric) reserve(s *sandbox, e *end) error {
 	return nil
 }
 
+// free gives an endpoint's addresses back.
+func (l *lan) free(e *end) {
+	l.pool.free(e.addr)
+	if l.pool6 != nil && e.addr6.IsValid() {
+		l.pool6.free(e.addr6)
+	}
+}
+
 // release takes endpoints out of their sandbox and networks.
 func (f *Fabric) release(s *sandbox, ends []*end) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range ends {
-		e.lan.pool.free(e.addr)
+		e.lan.free(e)
 		delete(e.lan.ends, s.id)
 		s.ends = slices.DeleteFunc(s.ends, func(o *end) bool { return o == e })
 	}
@@ -339,6 +372,10 @@ func (f *Fabric) register(s *sandbox, from string) view {
 	for _, e := range s.ends {
 		entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Names,
 			Addr: e.addr, Running: s.running, Ready: s.ready})
+		if e.addr6.IsValid() {
+			entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Names,
+				Addr: e.addr6, Running: s.running, Ready: s.ready})
+		}
 		v.Networks = append(v.Networks, e.lan.ID)
 		v.Internal = v.Internal && e.lan.Internal
 	}

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -23,13 +23,6 @@ type storedNetwork struct {
 	Network
 }
 
-// Options of the bridge driver that are honoured.
-const (
-	optionMTU        = "com.docker.network.driver.mtu"                  // bytes
-	optionMasquerade = "com.docker.network.bridge.enable_ip_masquerade" // "false": leave with the sandbox's own address
-	optionICC        = "com.docker.network.bridge.enable_icc"           // "true" only
-)
-
 // Docker's rule for names.
 var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
@@ -43,52 +36,43 @@ func checkSpec(s Spec) (Spec, error) {
 		return s, wrap(fmt.Errorf("the name is reserved: %w", errdefs.ErrInvalidArgument))
 	}
 	switch s.Driver {
-	case "", "bridge", "default":
-		s.Driver = "bridge"
+	case "", DriverBridge, "default":
+		s.Driver = DriverBridge
+	case DriverMacvlan:
+		if s.Internal {
+			return s, wrap(fmt.Errorf("an internal macvlan would still reach its parent's network; use an internal bridge: %w", errdefs.ErrNotImplemented))
+		}
 	default:
-		return s, wrap(fmt.Errorf("driver %q is not supported; only bridge is: %w", s.Driver, errdefs.ErrNotImplemented))
+		return s, wrap(fmt.Errorf("driver %q is not supported; bridge and macvlan are: %w", s.Driver, errdefs.ErrNotImplemented))
 	}
-	if s.EnableIPv6 {
-		return s, wrap(fmt.Errorf("IPv6 inside networks is not supported yet; leave enable_ipv6 out: %w", errdefs.ErrNotImplemented))
-	}
-	if len(s.Subnets) > 1 {
-		return s, wrap(fmt.Errorf("%d subnets are not supported, only one is: %w", len(s.Subnets), errdefs.ErrNotImplemented))
-	}
-	if len(s.Subnets) == 1 {
-		sub, err := checkSubnet(s.Subnets[0])
+	asked := s.Subnets
+	s.Subnets = nil
+	for _, sub := range asked {
+		sub, err := checkSubnet(sub)
 		if err != nil {
 			return s, wrap(err)
 		}
-		s.Subnets = []Subnet{sub}
+		six := sub.Prefix.Addr().Is6()
+		if six && !s.EnableIPv6 {
+			return s, wrap(fmt.Errorf("subnet %s is IPv6, which the network does not have; enable IPv6 for it: %w", sub.Prefix, errdefs.ErrInvalidArgument))
+		}
+		for _, o := range s.Subnets {
+			if o.Prefix.Addr().Is6() == six {
+				return s, wrap(fmt.Errorf("two subnets of one family, %s and %s, are not supported; keep one: %w", o.Prefix, sub.Prefix, errdefs.ErrNotImplemented))
+			}
+		}
+		s.Subnets = append(s.Subnets, sub)
 	}
-	if _, _, err := options(s.Options); err != nil {
+	sortSubnets(s.Subnets)
+	if _, err := settingsOf(s); err != nil {
 		return s, wrap(err)
 	}
 	return s, nil
 }
 
-// options reads the driver's options: mtu 0 is the kernel's.
-func options(o map[string]string) (mtu int, masquerade bool, err error) {
-	masquerade = true
-	for k, v := range o {
-		switch k {
-		case optionMTU:
-			if mtu, err = strconv.Atoi(v); err != nil || mtu < 68 || mtu > 65535 {
-				return 0, false, fmt.Errorf("option %s=%q is no size between 68 and 65535: %w", k, v, errdefs.ErrInvalidArgument)
-			}
-		case optionMasquerade:
-			if masquerade, err = strconv.ParseBool(v); err != nil {
-				return 0, false, fmt.Errorf("option %s=%q is neither true nor false: %w", k, v, errdefs.ErrInvalidArgument)
-			}
-		case optionICC:
-			if on, err := strconv.ParseBool(v); err != nil || !on {
-				return 0, false, fmt.Errorf("option %s=%q is not supported, only true is: %w", k, v, errdefs.ErrNotImplemented)
-			}
-		default:
-			return 0, false, fmt.Errorf("driver option %q is not supported: %w", k, errdefs.ErrNotImplemented)
-		}
-	}
-	return mtu, masquerade, nil
+// sortSubnets puts that of IPv4 first.
+func sortSubnets(all []Subnet) {
+	slices.SortFunc(all, func(a, b Subnet) int { return a.Prefix.Addr().BitLen() - b.Prefix.Addr().BitLen() })
 }
 
 func (f *Fabric) networkFile(id string) string {
@@ -129,7 +113,7 @@ func (f *Fabric) loadNetworks() ([]Network, error) {
 		if err := json.Unmarshal(b, &s); err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
-		if s.Version != storeVersion || len(s.Subnets) != 1 {
+		if s.Version != storeVersion || len(s.Subnets) == 0 {
 			return nil, fmt.Errorf("read %s: version %d is not known", path, s.Version)
 		}
 		all = append(all, s.Network)

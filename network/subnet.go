@@ -1,9 +1,11 @@
 package network
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -57,8 +59,9 @@ func whole[T any](list func() ([]T, error)) ([]T, error) {
 	}
 }
 
-// hostPrefixes reads every IPv4 prefix of the machine's routes and addresses,
-// except those of the given link. The default route is everybody's.
+// hostPrefixes reads every prefix of the machine's routes and addresses, except
+// those of the given link. Default routes and the links' own addresses of IPv6
+// are everybody's.
 func hostPrefixes(except string) ([]taken, error) {
 	links, err := whole(netlink.LinkList)
 	if err != nil {
@@ -70,7 +73,7 @@ func hostPrefixes(except string) ([]taken, error) {
 	}
 	var all []taken
 	routes, err := whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -79,9 +82,9 @@ func hostPrefixes(except string) ([]taken, error) {
 		if r.Dst == nil || r.Table == unix.RT_TABLE_LOCAL {
 			continue // addresses are listed below
 		}
-		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		a, ok := plainAddr(r.Dst.IP)
 		bits, _ := r.Dst.Mask.Size()
-		if !ok || bits == 0 || name[r.LinkIndex] == except && except != "" {
+		if !ok || bits == 0 || everybodys(a) || name[r.LinkIndex] == except && except != "" {
 			continue
 		}
 		p := netip.PrefixFrom(a, bits).Masked()
@@ -91,20 +94,27 @@ func hostPrefixes(except string) ([]taken, error) {
 		}
 		all = append(all, taken{p, by})
 	}
-	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, x := range addrs {
-		a, ok := netip.AddrFromSlice(x.IP.To4())
+		a, ok := plainAddr(x.IP)
 		bits, _ := x.Mask.Size()
-		if !ok || name[x.LinkIndex] == except && except != "" {
+		if !ok || everybodys(a) || name[x.LinkIndex] == except && except != "" {
 			continue
 		}
 		all = append(all, taken{netip.PrefixFrom(a, bits).Masked(), fmt.Sprintf("address %s/%d of %s", a, bits, name[x.LinkIndex])})
 	}
 	return all, nil
 }
+
+func plainAddr(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return a.Unmap(), ok
+}
+
+func everybodys(a netip.Addr) bool { return a.Is6() && (a.IsLinkLocalUnicast() || a.IsMulticast()) }
 
 // collision finds who uses part of p.
 func collision(p netip.Prefix, used []taken) (taken, bool) {
@@ -138,6 +148,38 @@ func chooseSubnet(pools []netip.Prefix, used []taken) (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("every subnet of the address pools %v collides with a route of this machine or another network; remove networks or give this one a subnet: %w", pools, errdefs.ErrFailedPrecondition)
 }
 
+// subnetBits6 is the length of every subnet in which IPv6 works as meant.
+const subnetBits6 = 64
+
+// localPrefix is the /48 of unique local addresses (RFC 4193) from which an
+// instance's networks get their subnets: made from what no other machine has,
+// so that networks of two machines can one day be joined.
+func localPrefix(instance string) netip.Prefix {
+	machine, _ := os.ReadFile("/etc/machine-id") // without one: the host's name
+	if len(machine) == 0 {
+		name, _ := os.Hostname()
+		machine = []byte(name)
+	}
+	sum := sha256.Sum256(append(machine, instance...))
+	var b [16]byte
+	b[0] = 0xfd
+	copy(b[1:6], sum[:5])
+	return netip.PrefixFrom(netip.AddrFrom16(b), 48)
+}
+
+// chooseSubnet6 finds the first /64 of a prefix that collides with nothing.
+func chooseSubnet6(of netip.Prefix, used []taken) (netip.Prefix, error) {
+	b := of.Addr().As16()
+	for n := range 1 << (subnetBits6 - 48) {
+		binary.BigEndian.PutUint16(b[6:], uint16(n))
+		p := netip.PrefixFrom(netip.AddrFrom16(b), subnetBits6)
+		if _, hit := collision(p, used); !hit {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("every /64 of %s is taken; give the network an IPv6 subnet: %w", of, errdefs.ErrFailedPrecondition)
+}
+
 // checkSubnet completes a subnet that a user asked for, or says what is wrong
 // with it.
 func checkSubnet(s Subnet) (Subnet, error) {
@@ -147,13 +189,13 @@ func checkSubnet(s Subnet) (Subnet, error) {
 	switch {
 	case !s.Prefix.IsValid():
 		return bad("a subnet without a prefix")
-	case s.Prefix.Addr().Is6():
-		return s, fmt.Errorf("subnet %s: IPv6 is not supported yet; leave it out: %w", s.Prefix, errdefs.ErrNotImplemented)
-	case s.Prefix.Bits() > 30:
+	case s.Prefix.Addr().Is4In6():
+		return bad("subnet %s is IPv4 written as IPv6; write it as IPv4", s.Prefix)
+	case s.Prefix.Bits() > s.Prefix.Addr().BitLen()-2:
 		return bad("subnet %s has no room for a gateway and a sandbox", s.Prefix)
 	case s.Prefix.Bits() < 8:
 		return bad("subnet %s is larger than a /8", s.Prefix)
-	case s.Prefix.Addr().IsLoopback() || s.Prefix.Addr().IsMulticast():
+	case s.Prefix.Addr().IsLoopback() || s.Prefix.Addr().IsMulticast() || everybodys(s.Prefix.Addr()):
 		return bad("subnet %s cannot be used by a network", s.Prefix)
 	case s.Prefix != s.Prefix.Masked():
 		return bad("subnet %s has bits beyond its length; write %s", s.Prefix, s.Prefix.Masked())
@@ -162,13 +204,13 @@ func checkSubnet(s Subnet) (Subnet, error) {
 		s.Gateway = s.Prefix.Addr().Next()
 	}
 	outside := func(a netip.Addr) bool {
-		return !s.Prefix.Contains(a) || a == s.Prefix.Addr() || a == lastOf(s.Prefix)
+		return !s.Prefix.Contains(a) || a == s.Prefix.Addr() || a.Is4() && a == lastOf(s.Prefix)
 	}
 	if outside(s.Gateway) {
 		return bad("gateway %s is no host address of subnet %s", s.Gateway, s.Prefix)
 	}
 	if s.Range.IsValid() {
-		if s.Range.Addr().Is6() || s.Range.Bits() < s.Prefix.Bits() || !s.Prefix.Contains(s.Range.Addr()) {
+		if s.Range.Bits() < s.Prefix.Bits() || !s.Prefix.Contains(s.Range.Addr()) {
 			return bad("ip range %s is not part of subnet %s", s.Range, s.Prefix)
 		}
 		s.Range = s.Range.Masked()

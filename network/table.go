@@ -35,6 +35,7 @@ import (
 // back after a batch when that has not happened for a minute.
 type table struct {
 	name string
+	kind family
 	log  *slog.Logger
 
 	mu     sync.Mutex
@@ -60,9 +61,9 @@ type round struct {
 
 const verifyEvery = time.Minute
 
-func newTable(name string, log *slog.Logger) *table {
+func newTable(name string, kind family, log *slog.Logger) *table {
 	t := &table{
-		name: name, log: log, gone: true,
+		name: name, kind: kind, log: log, gone: true,
 		want:  map[string]map[string]string{},
 		dirty: map[element]struct{}{},
 		kick:  make(chan struct{}, 1),
@@ -298,13 +299,13 @@ func (t *table) send(whole bool, dels, adds map[string][]nftables.SetElement) er
 	if err != nil {
 		return err
 	}
-	nt := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.name}
+	nt := &nftables.Table{Family: t.kind.nft, Name: t.name}
 	if whole {
 		c.AddTable(nt) // so that deleting cannot fail
 		c.DelTable(nt)
-		addTable(c, nt)
+		t.kind.rules(c, nt)
 	}
-	for _, s := range sets(nt) {
+	for _, s := range t.kind.sets(nt) {
 		if !whole {
 			s.ID = 0 // by name: the set is of an earlier batch
 		}
@@ -339,7 +340,7 @@ func (t *table) remove() error {
 		return err
 	}
 	defer c.CloseLasting()
-	nt := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.name}
+	nt := &nftables.Table{Family: t.kind.nft, Name: t.name}
 	c.AddTable(nt)
 	c.DelTable(nt)
 	if err := c.Flush(); err != nil {
@@ -365,8 +366,8 @@ func (t *table) verify() error {
 		return err
 	}
 	defer c.CloseLasting()
-	nt := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: t.name}
-	for _, s := range sets(nt) {
+	nt := &nftables.Table{Family: t.kind.nft, Name: t.name}
+	for _, s := range t.kind.sets(nt) {
 		got, err := c.GetSetElements(s)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Name, err)

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,7 @@ func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (
 	f.entry <- struct{}{}
 	defer func() { <-f.entry }()
 	f.mu.Lock()
-	primary, ends := s.primary(), len(s.ends)
+	primary, primary6, ends := s.primary(), s.primary6(), len(s.ends)
 	f.mu.Unlock()
 	var in *rtnl // in the namespace
 	var udp *net.UDPConn
@@ -53,16 +54,12 @@ func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (
 	if err == nil && len(add) > 0 {
 		err = f.link(ctx, s.id, add, in)
 	}
-	if err == nil && in != nil {
-		if !primary.lan.Internal {
-			index, e := in.index(primary.link)
-			if e == nil {
-				_, e = in.do(defaultRoute(index, primary.lan.subnet().Gateway))
-			}
-			if err = e; err != nil {
-				err = fmt.Errorf("default route by %s: %w", primary.lan.Name, err)
-			}
-		}
+	if err == nil && in != nil && !primary.lan.Internal {
+		err = in.route(primary, primary.lan.subnet())
+	}
+	if err == nil && in != nil && primary6 != nil {
+		six, _ := primary6.lan.subnet6()
+		err = in.route(primary6, six)
 	}
 	if err != nil {
 		if udp != nil {
@@ -76,7 +73,19 @@ func (f *Fabric) wire(ctx context.Context, s *sandbox, add []*end, fresh bool) (
 	return nil
 }
 
-// link makes the veth pairs of endpoints and gives them their addresses; in is
+// route makes an endpoint that of the default route.
+func (r *rtnl) route(e *end, by Subnet) error {
+	index, err := r.index(e.link)
+	if err == nil {
+		_, err = r.do(defaultRoute(index, by.Gateway))
+	}
+	if err != nil {
+		return fmt.Errorf("default route by %s: %w", e.lan.Name, err)
+	}
+	return nil
+}
+
+// link makes the links of endpoints and gives them their addresses; in is
 // a socket in the sandbox's namespace.
 func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) error {
 	ns, err := os.Open(f.path(id))
@@ -89,13 +98,27 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 		return err
 	}
 	defer out.close()
-	var hosts []string
+	var hosts, six []string
 	for _, e := range add {
 		host, err := f.pair(ctx, e, int(ns.Fd()), out)
 		if err != nil {
 			return fmt.Errorf("network %s: %w", e.lan.Name, err)
 		}
 		hosts = append(hosts, host)
+		if e.addr6.IsValid() {
+			six = append(six, e.link)
+		}
+	}
+	if len(six) > 0 {
+		err := inside(f.path(id), func() (err error) {
+			for _, link := range six {
+				err = errors.Join(err, enableIPv6(link))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	var reqs []*nl.NetlinkRequest
 	for _, e := range add {
@@ -104,6 +127,9 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 			return err
 		}
 		reqs = append(reqs, setUp(index), address(index, netip.PrefixFrom(e.addr, e.lan.subnet().Prefix.Bits())))
+		if six, ok := e.lan.subnet6(); ok {
+			reqs = append(reqs, address(index, netip.PrefixFrom(e.addr6, six.Prefix.Bits())))
+		}
 	}
 	if _, err := in.do(reqs...); err != nil {
 		return fmt.Errorf("set addresses: %w", err)
@@ -115,6 +141,12 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 	// (linkwatch_sync_dev in rtnl_getlink).
 	for i, e := range add {
 		_, err1 := in.index(e.link)
+		if !e.lan.bridged() {
+			if err1 != nil {
+				return err1
+			}
+			continue
+		}
 		_, err2 := out.index(hosts[i])
 		_, err3 := out.index(e.lan.Bridge)
 		if err := errors.Join(err1, err2, err3); err != nil {
@@ -124,18 +156,34 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 	return nil
 }
 
-// pair makes one veth pair and returns the name of its end on the host. The kernel's answer tells a lost bridge and a name
-// that is taken from other failures.
+// pair makes one veth pair and returns the name of its end on the host, or the
+// link on a parent, which has no other end. The kernel's answer tells a lost
+// bridge and a name that is taken from other failures.
 func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) (string, error) {
 	for try := 0; ; try++ {
 		v := veth{
 			Host:   fmt.Sprintf(vethPrefix+"%s%07x", f.tag, rand.Uint32()>>4),
 			Master: f.bridge(e.lan), MTU: e.lan.mtu, Peer: e.link, MAC: e.mac, NS: ns,
 		}
-		_, err := out.do(v.request())
+		req := v.request()
+		if !e.lan.bridged() {
+			v.Host = e.lan.parent
+			req = macvlan{Parent: v.Master, Mode: e.lan.mode, MTU: v.MTU, Name: v.Peer, MAC: v.MAC, NS: ns}.request()
+		}
+		_, err := out.do(req)
 		switch {
+		case err == nil && e.lan.bridged() && !e.lan.icc:
+			// Before it has an address: isolated ports reach the bridge alone.
+			if err := netlink.LinkSetIsolated(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: v.Host}}, true); err != nil {
+				return "", fmt.Errorf("isolate %s from the network's others: %w", e.link, err)
+			}
+			return v.Host, nil
 		case err == nil:
 			return v.Host, nil
+		case !e.lan.bridged() && errors.Is(err, unix.EOPNOTSUPP):
+			return "", fmt.Errorf("this kernel has no macvlan; load the module, or use a bridge: %w", errdefs.ErrFailedPrecondition)
+		case !e.lan.bridged() && errors.Is(err, unix.EBUSY):
+			return "", fmt.Errorf("parent %s is used otherwise: %w", e.lan.parent, errdefs.ErrFailedPrecondition)
 		case errors.Is(err, unix.EXFULL):
 			return "", fmt.Errorf("its bridge takes no more ports: %w", errdefs.ErrFailedPrecondition)
 		case try < 3 && errors.Is(err, unix.EEXIST):

@@ -46,6 +46,9 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 		if j.IPv4.IsValid() {
 			fmt.Fprintf(&b, "%s\t%s\n", j.IPv4.Addr(), own)
 		}
+		if j.IPv6.IsValid() {
+			fmt.Fprintf(&b, "%s\t%s\n", j.IPv6.Addr(), own)
+		}
 	}
 	return b.Bytes(), nil
 }

@@ -249,6 +249,9 @@ func (e *Engine) publish(ctx context.Context, c Container) ([]network.Binding, e
 	if err != nil || len(ports) == 0 {
 		return nil, err
 	}
+	if ports, err = e.bindPorts(c, ports); err != nil {
+		return nil, err
+	}
 	group := portGroup(c)
 	o := e.portOwner(group)
 	o.mu.Lock()
@@ -259,6 +262,38 @@ func (e *Engine) publish(ctx context.Context, c Container) ([]network.Binding, e
 	}
 	o.members[c.ID] = true
 	return b, nil
+}
+
+// bindPorts gives ports without an address the one that the container's network
+// says, and refuses those of a container that is on a macvlan alone: there its
+// ports are its own, and nothing of the host's can lead to them.
+func (e *Engine) bindPorts(c Container, ports []network.Port) ([]network.Port, error) {
+	var binding netip.Addr
+	macvlan := ""
+	for _, ep := range c.Config.Network.Endpoints {
+		n, err := e.Fabric.Network(ep.Network)
+		if err != nil {
+			return nil, err
+		}
+		if n.Driver == network.DriverMacvlan {
+			macvlan = n.Name
+			continue
+		}
+		if binding = n.HostBinding(); binding.IsValid() {
+			break
+		}
+		macvlan = ""
+		break
+	}
+	if macvlan != "" && !binding.IsValid() {
+		return nil, fmt.Errorf("publish port %d: the container is on the macvlan network %s, where its ports are its own; remove the published ports, or give it a bridge too: %w", ports[0].Port, macvlan, errdefs.ErrInvalidArgument)
+	}
+	for i := range ports {
+		if !ports[i].HostIP.IsValid() {
+			ports[i].HostIP = binding
+		}
+	}
+	return ports, nil
 }
 
 func (e *Engine) unpublish(ctx context.Context, c Container) error {
