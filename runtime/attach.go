@@ -2,10 +2,12 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 
 	"gantry/runtime/keeper"
@@ -26,6 +28,10 @@ type AttachOptions struct {
 	// be missed any more.
 	Attached chan<- struct{}
 }
+
+// ErrDetached is the cause with which a caller cancels an Attach whose user has
+// left by keys, which is an event of its own.
+var ErrDetached = errors.New("detached")
 
 // attachment is one client on one container.
 type attachment struct {
@@ -103,6 +109,12 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions) error 
 		a.fail(err)
 		return err
 	}
+	e.emit(ct.snapshot(), "attach", nil)
+	defer func() {
+		if errors.Is(context.Cause(ctx), ErrDetached) {
+			e.emit(ct.snapshot(), "detach", nil)
+		}
+	}()
 	select {
 	case <-a.ready:
 	case <-ctx.Done():
@@ -219,5 +231,9 @@ func (e *Engine) Resize(ctx context.Context, ref string, width, height uint16) e
 	if !c.State.Live() {
 		return fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrConflict)
 	}
-	return e.Keeper.Resize(ctx, c.ID, "", width, height)
+	if err := e.Keeper.Resize(ctx, c.ID, "", width, height); err != nil {
+		return err
+	}
+	e.emit(c, "resize", map[string]string{"height": strconv.Itoa(int(height)), "width": strconv.Itoa(int(width))})
+	return nil
 }

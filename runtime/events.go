@@ -3,8 +3,11 @@ package runtime
 import (
 	"context"
 	"maps"
+	"strconv"
 	"sync"
 	"time"
+
+	"gantry/runtime/spec"
 )
 
 // The bus keeps this many past events for those who ask with Since, and lets a
@@ -135,6 +138,33 @@ func (e *Engine) emit(c Container, action string, more map[string]string) {
 	attrs["name"], attrs["image"] = c.Name, c.Config.Image
 	maps.Copy(attrs, more)
 	e.bus.publish(Event{Type: "container", Action: action, ID: c.ID, Attributes: attrs})
+}
+
+// emitJoined tells of the networks a container is put on at its start, or
+// taken off at its end, and emitMounted of its volumes. Docker's clients hear
+// of both each time.
+func (e *Engine) emitJoined(c Container, verb string) {
+	for _, j := range c.Networks {
+		kind := ""
+		if n, err := e.Fabric.Network(j.NetworkID); err == nil {
+			kind = n.Driver
+		}
+		e.emitObject("network", verb, j.NetworkID, map[string]string{"container": c.ID, "name": j.NetworkName, "type": kind})
+	}
+}
+
+func (e *Engine) emitMounted(c Container, verb string) {
+	for _, m := range c.Mounts {
+		if m.Type != spec.MountVolume {
+			continue
+		}
+		attrs := map[string]string{"container": c.ID, "driver": m.Driver}
+		if verb == "mount" {
+			attrs["destination"], attrs["propagation"] = m.Destination, m.Propagation
+			attrs["read/write"] = strconv.FormatBool(!m.ReadOnly)
+		}
+		e.emitObject("volume", verb, m.Name, attrs)
+	}
 }
 
 func (e *Engine) emitObject(kind, action, id string, attrs map[string]string) {

@@ -66,8 +66,14 @@ func (e *Engine) ExecCreate(ctx context.Context, ref string, x ExecConfig) (stri
 	}
 	id := newID()
 	e.keepExec(&exec{x: Exec{ID: id, Container: c.ID, Config: x}})
-	e.emit(c, "exec_create: "+strings.Join(x.Command, " "), map[string]string{"execID": id})
+	e.emit(c, "exec_create: "+eventCommand(x.Command), map[string]string{"execID": id})
 	return id, nil
+}
+
+// eventCommand is a command as its events name it: the program, a space, and
+// the arguments, even if there are none.
+func eventCommand(words []string) string {
+	return words[0] + " " + strings.Join(words[1:], " ")
 }
 
 // keepExec makes an exec known, and forgets old ones.
@@ -132,7 +138,7 @@ func canExec(c Container) error {
 	case Running:
 		return nil
 	case Paused:
-		return fmt.Errorf("container %s is paused; unpause it first: %w", c.Name, errdefs.ErrConflict)
+		return fmt.Errorf("container %s is paused, unpause the container before exec: %w", c.Name, errdefs.ErrConflict)
 	}
 	return fmt.Errorf("container %s is not running: %w", c.Name, errdefs.ErrConflict)
 }
@@ -193,7 +199,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, streams *ExecStreams)
 	if again {
 		return fmt.Errorf("exec %s has been started already: %w", id, errdefs.ErrConflict)
 	}
-	e.emit(c, "exec_start: "+strings.Join(s.Config.Command, " "), map[string]string{"execID": id})
+	e.emit(c, "exec_start: "+eventCommand(s.Config.Command), map[string]string{"execID": id})
 	p, err := e.startExec(ctx, c, x, streams)
 	if err != nil {
 		return err

@@ -162,6 +162,8 @@ func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 		"exitCode":     strconv.Itoa(x.Code),
 		"execDuration": strconv.Itoa(max(int(x.At.Sub(c.StartedAt).Seconds()), 0)),
 	})
+	e.emitJoined(c, "disconnect")
+	e.emitMounted(c, "unmount")
 	ct.mu.Lock()
 	ct.settling = false
 	ct.exits++
@@ -247,12 +249,8 @@ func (e *Engine) rerun(ctx context.Context, ct *container) {
 		return
 	}
 	err := e.run(ctx, ct, Restarting)
-	if err == nil {
-		e.emit(ct.snapshot(), "restart", nil)
-		return
-	}
-	if ctx.Err() != nil {
-		return // the next daemon tries again
+	if err == nil || ctx.Err() != nil {
+		return // it runs, or the next daemon tries again
 	}
 	e.Log.Warn("restart failed", "container", c.Name, "error", err)
 	c = ct.snapshot()

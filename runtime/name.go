@@ -18,7 +18,7 @@ var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 // checkName holds a name to Docker's rule.
 func checkName(name string) error {
 	if !nameRule.MatchString(name) {
-		return fmt.Errorf("container name %q: only letters, digits and _.- may stand in it, a letter or digit first, two characters at least: %w", name, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, two characters at least: %w", name, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -28,7 +28,7 @@ func (e *Engine) reserve(name, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if owner, taken := e.byName[name]; taken {
-		return fmt.Errorf("the container name %q is already in use by container %s; remove or rename that one: %w", name, owner[:12], errdefs.ErrConflict)
+		return fmt.Errorf("Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.: %w", "/"+name, owner, errdefs.ErrConflict) //nolint:staticcheck // Docker's clients read this text
 	}
 	e.byName[name] = id
 	return nil
@@ -50,7 +50,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	}
 	name = strings.TrimPrefix(name, "/")
 	if err := checkName(name); err != nil {
-		return err
+		return fmt.Errorf("error when allocating new name: %w", err)
 	}
 	ct.op.Lock()
 	defer ct.op.Unlock()
@@ -58,8 +58,11 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if old.Removal != nil {
 		return beingRemoved(old)
 	}
+	if old.Name == name {
+		return fmt.Errorf("renaming a container with the same name as its current name: %w", errdefs.ErrInvalidArgument)
+	}
 	if err := e.reserve(name, old.ID); err != nil {
-		return err
+		return fmt.Errorf("error when allocating new name: %w", err)
 	}
 	now, err := e.update(ct, whole, func(c *Container) { c.Name = name })
 	if err != nil {

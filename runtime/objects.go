@@ -184,7 +184,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 		return fmt.Errorf("connect %s to network %s: its network mode is %q: %w", c.Name, n.Name, c.Config.Network.Mode, errdefs.ErrFailedPrecondition)
 	}
 	if slices.ContainsFunc(c.Config.Network.Endpoints, func(x spec.Endpoint) bool { return x.Network == n.Name || x.Network == n.ID }) {
-		return fmt.Errorf("container %s is on network %s already: %w", c.Name, n.Name, errdefs.ErrConflict)
+		return fmt.Errorf("endpoint with name %s already exists in network %s: %w", c.Name, n.Name, errdefs.ErrPermissionDenied)
 	}
 	ep.Network = n.Name
 	var joined network.Joined
@@ -230,7 +230,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, net string) error {
 	c := ct.snapshot()
 	on := func(x spec.Endpoint) bool { return x.Network == n.Name || x.Network == n.ID }
 	if !slices.ContainsFunc(c.Config.Network.Endpoints, on) {
-		return fmt.Errorf("container %s is not on network %s: %w", c.Name, n.Name, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("container %s is not connected to network %s: %w", c.Name, n.Name, errdefs.ErrFailedPrecondition)
 	}
 	if c.State.Live() {
 		if err := e.Fabric.Disconnect(ctx, c.ID, n.ID); err != nil {
@@ -302,11 +302,11 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) erro
 	}
 	done, ok := e.uses.leave(volumeOf(name))
 	if !ok {
-		return fmt.Errorf("volume %s is in use by a container that is being created: %w", name, errdefs.ErrConflict)
+		return fmt.Errorf("remove %s: volume is in use by a container that is being created: %w", name, errdefs.ErrConflict)
 	}
 	defer done()
 	if users := e.VolumeUsers(name); len(users) > 0 {
-		return fmt.Errorf("volume %s is in use by %s; remove those containers first: %w", name, strings.Join(users, ", "), errdefs.ErrConflict)
+		return fmt.Errorf("remove %s: volume is in use - [%s]; remove those containers first: %w", name, strings.Join(users, ", "), errdefs.ErrConflict)
 	}
 	if err := e.Volumes.Remove(ctx, name, force); err != nil {
 		return err

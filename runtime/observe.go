@@ -98,6 +98,7 @@ func (e *Engine) Top(ctx context.Context, ref string) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.emit(c, "top", nil)
 	var all []Process
 	for _, pid := range pids {
 		if p, ok := readProcess(pid); ok {

@@ -31,8 +31,14 @@ func (e *Engine) freeze(ctx context.Context, ref string, from, to State, verb st
 	ct.op.Lock()
 	defer ct.op.Unlock()
 	c := ct.snapshot()
-	if c.State != from {
-		return fmt.Errorf("cannot %s container %s: it is %s, not %s: %w", verb, c.Name, c.State, from, errdefs.ErrConflict)
+	switch {
+	case c.State == from:
+	case from == Paused:
+		return fmt.Errorf("container %s is not paused: it is %s: %w", c.Name, c.State, errdefs.ErrConflict)
+	case c.State == to:
+		return fmt.Errorf("container %s is already paused: %w", c.Name, errdefs.ErrConflict)
+	default:
+		return fmt.Errorf("container %s is not running: it is %s: %w", c.Name, c.State, errdefs.ErrConflict)
 	}
 	// A probe that hangs because the container is frozen is no failure, when it
 	// began before as well as when it slipped in just now.

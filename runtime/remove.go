@@ -67,7 +67,10 @@ func (e *Engine) doom(ct *container, o RemoveOptions) error {
 	defer ct.op.Unlock()
 	c := ct.snapshot()
 	if (c.State.Live() || c.State == Restarting) && !o.Force {
-		return fmt.Errorf("container %s is %s; stop it first, or force the removal: %w", c.Name, c.State, errdefs.ErrConflict)
+		if c.State == Paused {
+			return fmt.Errorf("You cannot remove a paused container %s. Unpause and then stop the container before attempting removal or force remove: %w", c.Name, errdefs.ErrConflict) //nolint:staticcheck // Docker's clients read this text
+		}
+		return fmt.Errorf("You cannot remove a %s container %s. Stop the container before attempting removal or force remove: %w", c.State, c.Name, errdefs.ErrConflict) //nolint:staticcheck // as above
 	}
 	if r := c.Removal; r != nil && (r.Volumes || !o.Volumes) {
 		return nil

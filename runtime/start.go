@@ -31,7 +31,7 @@ func (e *Engine) startLocked(ctx context.Context, ct *container) error {
 	case c.State == Running:
 		return fmt.Errorf("container %s is already running: %w", c.Name, errdefs.ErrNotModified)
 	case c.State == Paused:
-		return fmt.Errorf("container %s is paused; unpause it first: %w", c.Name, errdefs.ErrConflict)
+		return fmt.Errorf("cannot start a paused container, try unpause instead: %s: %w", c.Name, errdefs.ErrConflict)
 	}
 	ct.cancelRestart()
 	if c.Stopped {
@@ -160,6 +160,8 @@ func (e *Engine) started(ct *container, st keeper.Status, w wiring) {
 	if health != nil {
 		e.watchHealth(ct, now)
 	}
+	e.emitJoined(now, "connect")
+	e.emitMounted(now, "mount")
 	e.emit(now, "start", nil)
 }
 

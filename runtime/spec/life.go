@@ -1,11 +1,13 @@
 package spec
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +30,7 @@ const (
 func ParseSignal(s string) (syscall.Signal, error) {
 	if number, err := strconv.Atoi(s); err == nil {
 		if number < 1 || number > sigRTMax {
-			return 0, refuse("signal", "%q is not between 1 and %d", s, sigRTMax)
+			return 0, fmt.Errorf("invalid signal: %s: it is not between 1 and %d: %w", s, sigRTMax, errdefs.ErrInvalidArgument)
 		}
 		return syscall.Signal(number), nil
 	}
@@ -47,7 +49,7 @@ func ParseSignal(s string) (syscall.Signal, error) {
 	if sig := unix.SignalNum("SIG" + name); sig != 0 {
 		return sig, nil
 	}
-	return 0, refuse("signal", "%q is no signal: use a name as SIGTERM, or a number", s)
+	return 0, fmt.Errorf("invalid signal: %s: use a name as SIGTERM, or a number: %w", s, errdefs.ErrInvalidArgument)
 }
 
 func realTime(name string) (syscall.Signal, bool) {

@@ -322,7 +322,7 @@ func (s *Store) get(name string) (*state, error) {
 }
 
 func notFound(name string) error {
-	return fmt.Errorf("volume %s does not exist: %w", name, errdefs.ErrNotFound)
+	return fmt.Errorf("get %s: no such volume: %w", name, errdefs.ErrNotFound)
 }
 
 // Get returns one volume.
