@@ -25,7 +25,7 @@ func TestCommit(t *testing.T) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 	want := runtime.CommitOptions{
-		Name: "mine:2", Comment: "why", Author: "me", Changes: []string{"CMD x", "ENV a=b"},
+		Name: "docker.io/library/mine:2", Comment: "why", Author: "me", Changes: []string{"CMD x", "ENV a=b"},
 		Config: dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{User: "root", Labels: map[string]string{"a": "b"}}},
 	}
 	f.mu.Lock()
