@@ -41,6 +41,9 @@ func send(t testing.TB, host, method, path, body string) (*http.Response, string
 	if err != nil {
 		t.Fatal(err)
 	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := plain(host).Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
@@ -63,7 +66,7 @@ func TestVersionsAndHeaders(t *testing.T) {
 	host := serve(t, Options{Engine: newFake()})
 	for path, want := range map[string]int{
 		"/_ping": 200, "/v1.24/_ping": 200, "/v1.56/_ping": 200,
-		"/v1.23/_ping": 400, "/v1.57/_ping": 400, "/v2.0/_ping": 404, "/v1.x/_ping": 404, "/v1.99999/_ping": 404,
+		"/v1.23/_ping": 400, "/v1.57/_ping": 400, "/v2.0/_ping": 400, "/v1.x/_ping": 404, "/v1.99999/_ping": 404,
 		"/nothing": 404, "/": 404, "/v1.40": 404, "/volumes": 200, "/v1.41/volumes": 200,
 	} {
 		resp, text := send(t, host, "GET", path, "")
@@ -194,7 +197,7 @@ func TestEveryEndpointHasAnAnswer(t *testing.T) {
 	for _, m := range missing() {
 		err := m.refuse(t.Context(), nil, nil)
 		later := errdefs.IsNotImplemented(err) && strings.Contains(err.Error(), "not supported")
-		swarm := errdefs.IsUnavailable(err) && strings.Contains(err.Error(), "not a swarm manager")
+		swarm := errdefs.IsUnavailable(err) && (strings.Contains(err.Error(), "not a swarm manager") || strings.Contains(err.Error(), "not part of a swarm"))
 		if !later && !swarm {
 			t.Errorf("%s: %v", m.pattern, err)
 		}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	dockernet "github.com/moby/moby/api/types/network"
 )
 
 func (s *server) containerList(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
@@ -51,12 +53,19 @@ func (s *server) containerList(ctx context.Context, w http.ResponseWriter, r *ht
 func (s *server) chosen(ctx context.Context, f filters, stopped bool) ([]runtime.Container, error) {
 	for _, v := range f["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
-			return nil, invalid("%v", err)
+			return nil, invalid("invalid filter 'status=%s': %v", v, err)
 		}
 	}
 	for _, v := range f["health"] {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
-			return nil, invalid("%v", err)
+			return nil, invalid("unrecognised filter value for health: %s: %v", v, err)
+		}
+	}
+	for _, key := range []string{"publish", "expose"} {
+		for _, v := range f[key] {
+			if _, err := dockernet.ParsePortRange(v); err != nil {
+				return nil, invalid("error while looking up for %s %s: %v", key, v, err)
+			}
 		}
 	}
 	for _, v := range f["exited"] {
@@ -192,6 +201,10 @@ func (s *server) containerStart(ctx context.Context, w http.ResponseWriter, r *h
 			return unsupported("starting from a %s is not supported", name)
 		}
 	}
+	// Docker took a configuration here until API 1.24.
+	if r.ContentLength > 0 {
+		return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
+	}
 	if err := s.Engine.Start(ctx, r.PathValue("id")); err != nil {
 		return err
 	}
@@ -239,8 +252,11 @@ func (s *server) containerKill(ctx context.Context, w http.ResponseWriter, r *ht
 	if signal == "" {
 		signal = "SIGKILL"
 	}
-	if err := s.Engine.Kill(ctx, r.PathValue("id"), signal); err != nil {
+	ref := r.PathValue("id")
+	if err := s.Engine.Kill(ctx, ref, signal); errdefs.IsInvalidArgument(err) {
 		return err
+	} else if err != nil {
+		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
 	}
 	return noContent(w)
 }
@@ -309,5 +325,15 @@ func (s *server) containerWait(ctx context.Context, w http.ResponseWriter, r *ht
 	if waited.Error != "" {
 		answer.Error = &container.WaitExitError{Message: waited.Error}
 	}
+	if before(ctx, 42) {
+		return out.send(oldWaitResponse{StatusCode: answer.StatusCode, Error: answer.Error})
+	}
 	return out.send(answer)
+}
+
+// oldWaitResponse is what clients before API 1.42 read: there is always a word
+// about an error.
+type oldWaitResponse struct {
+	Error      *container.WaitExitError
+	StatusCode int64
 }

@@ -45,7 +45,7 @@ func (s *server) containerLogs(ctx context.Context, w http.ResponseWriter, r *ht
 		return err
 	}
 	if c.LogPath == "" {
-		return invalid("configured logging driver does not support reading: container %s keeps no log (logging driver %q)", c.Name, c.Config.Log.Driver)
+		return unsupported("configured logging driver does not support reading: container %s keeps no log (logging driver %q)", c.Name, c.Config.Log.Driver)
 	}
 	out := &logWriter{w: w, raw: c.Config.TTY, stamps: boolean(r.URL.Query(), "timestamps")}
 	kind := types.MediaTypeMultiplexedStream

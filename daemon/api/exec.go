@@ -24,7 +24,7 @@ func (s *server) execCreate(ctx context.Context, w http.ResponseWriter, r *http.
 		return err
 	}
 	if len(req.Cmd) == 0 {
-		return invalid("no exec command specified")
+		return invalid("No exec command specified")
 	}
 	if _, err := detachKeys(req.DetachKeys); err != nil {
 		return err

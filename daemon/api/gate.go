@@ -58,7 +58,7 @@ func detachKeys(text string) ([]byte, error) {
 		c, ctrl := strings.CutPrefix(key, "ctrl-")
 		switch {
 		case len(c) != 1:
-			return nil, invalid("detach keys %q: %q is neither a character nor ctrl- and one", text, key)
+			return nil, invalid("invalid detach keys (%s) provided: %q is neither a character nor ctrl- and one", text, key)
 		case !ctrl:
 			keys = append(keys, c[0])
 		case c[0] >= 'a' && c[0] <= 'z':
@@ -66,7 +66,7 @@ func detachKeys(text string) ([]byte, error) {
 		case c[0] >= '@' && c[0] <= '_':
 			keys = append(keys, c[0]-'@')
 		default:
-			return nil, invalid("detach keys %q: there is no %q", text, key)
+			return nil, invalid("invalid detach keys (%s) provided: there is no %q", text, key)
 		}
 	}
 	return keys, nil

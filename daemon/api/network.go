@@ -56,6 +56,11 @@ func (s *server) networkList(_ context.Context, w http.ResponseWriter, r *http.R
 			used[name] = true
 		}
 	}
+	for _, v := range f["type"] {
+		if v != "custom" && v != "builtin" {
+			return invalid("invalid filter: 'type'='%s': it is custom or builtin", v)
+		}
+	}
 	out := []dockernet.Summary{}
 	for _, n := range s.networks() {
 		kind := "custom"
@@ -133,6 +138,12 @@ func (s *server) networkConnect(ctx context.Context, w http.ResponseWriter, r *h
 		return invalid("no container given to connect")
 	}
 	ref := r.PathValue("id")
+	switch ref {
+	case dockernet.NetworkHost:
+		return invalid("container cannot be disconnected from host network or connected to host network")
+	case dockernet.NetworkNone:
+		return invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
 	e, err := endpoint(ref, req.EndpointConfig)
 	if err != nil {
 		return err

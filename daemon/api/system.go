@@ -142,7 +142,7 @@ func (s *server) events(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return err
 	}
 	if !query.Until.IsZero() && query.Until.Before(query.Since) {
-		return invalid("until lies before since")
+		return invalid("`since` time (%d) cannot be after `until` time (%d)", query.Since.Unix(), query.Until.Unix())
 	}
 	if query.Since.IsZero() {
 		// What happens between the header and the subscription is not lost.

@@ -17,7 +17,7 @@ func (s *server) volumeList(_ context.Context, w http.ResponseWriter, r *http.Re
 	if err != nil {
 		return err
 	}
-	out := volumetypes.ListResponse{Volumes: []volumetypes.Volume{}, Warnings: []string{}}
+	out := volumetypes.ListResponse{Volumes: []volumetypes.Volume{}}
 	for _, v := range s.Engine.ListVolumes() {
 		switch {
 		case !f.any("name", func(n string) bool { return strings.Contains(v.Name, n) }):

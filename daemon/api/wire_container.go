@@ -100,6 +100,10 @@ func oneLine(path string, args []string) string {
 // wireInspect is everything about a container.
 func wireInspect(c runtime.Container) container.InspectResponse {
 	path, args := commandLine(c.Config)
+	host := wireHostConfig(c.Config)
+	if host.IpcMode == "" {
+		host.IpcMode = container.IPCModePrivate // what nothing said means
+	}
 	return container.InspectResponse{
 		ID:      c.ID,
 		Created: stamp(c.Created),
@@ -114,7 +118,7 @@ func wireInspect(c runtime.Container) container.InspectResponse {
 		Driver:          "overlayfs",
 		Platform:        "linux",
 		AppArmorProfile: c.Config.AppArmor,
-		HostConfig:      wireHostConfig(c.Config),
+		HostConfig:      host,
 		Mounts:          wireMountPoints(c),
 		Config:          wireConfig(c),
 		NetworkSettings: &container.NetworkSettings{
@@ -159,7 +163,7 @@ func wireConfig(c runtime.Container) *container.Config {
 		Hostname: in.Hostname, Domainname: in.Domainname, User: in.User,
 		AttachStdin: in.OpenStdin, AttachStdout: true, AttachStderr: true,
 		Tty: in.TTY, OpenStdin: in.OpenStdin, StdinOnce: in.StdinOnce,
-		Env: orNone(in.Env), Cmd: in.Command, Image: in.Image, WorkingDir: in.WorkingDir, Entrypoint: in.Entrypoint,
+		Env: in.Env, Cmd: in.Command, Image: in.Image, WorkingDir: in.WorkingDir, Entrypoint: in.Entrypoint,
 		NetworkDisabled: false, Labels: orEmpty(in.Labels), StopSignal: in.StopSignal,
 	}
 	if out.Hostname == "" && len(c.ID) >= 12 && in.UTSMode != "host" {

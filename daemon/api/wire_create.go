@@ -66,6 +66,9 @@ func (r createRequest) config() (spec.Config, error) {
 		CgroupParent: h.CgroupParent, DeviceCgroupRules: h.DeviceCgroupRules, OomScoreAdj: h.OomScoreAdj,
 		StopSignal: r.StopSignal, AutoRemove: h.AutoRemove,
 	}
+	if h.IpcMode.IsPrivate() {
+		c.IpcMode = "" // as an inspect shows what nothing said means
+	}
 	if r.StopTimeout != nil {
 		timeout := time.Duration(*r.StopTimeout) * time.Second
 		c.StopTimeout = &timeout
@@ -317,6 +320,9 @@ func networking(c *spec.Config, r createRequest, h *container.HostConfig) error 
 		}
 	case h.NetworkMode.IsHost(), mode == "none", h.NetworkMode.IsContainer():
 		n.Mode = mode
+		if h.NetworkMode.IsHost() && len(h.Links) > 0 {
+			return invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+		}
 		for name := range asked {
 			if name != mode {
 				return invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes")

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -20,7 +19,7 @@ func wireHostConfig(c spec.Config) *container.HostConfig {
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(c.Restart.Name), MaximumRetryCount: c.Restart.MaxRetries},
 		AutoRemove:    c.AutoRemove, Annotations: c.Annotations,
 		CapAdd: c.CapAdd, CapDrop: c.CapDrop, CgroupnsMode: container.CgroupnsMode(c.CgroupMode),
-		DNSOptions: orNone(c.Network.DNSOptions), DNSSearch: orNone(c.Network.DNSSearch), DNS: []netip.Addr{},
+		DNSOptions: c.Network.DNSOptions, DNSSearch: c.Network.DNSSearch,
 		ExtraHosts: c.Network.ExtraHosts, GroupAdd: c.GroupAdd, IpcMode: container.IpcMode(c.IpcMode),
 		Links: c.Network.Links, OomScoreAdj: c.OomScoreAdj, PidMode: container.PidMode(c.PidMode),
 		Privileged: c.Privileged, PublishAllPorts: c.Network.PublishAll, ReadonlyRootfs: c.ReadOnly,

@@ -62,7 +62,7 @@ func wireNetwork(n network.Network) dockernet.Network {
 	out := dockernet.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
 		EnableIPv4: true, EnableIPv6: n.EnableIPv6, Internal: n.Internal, Attachable: n.Attachable,
-		IPAM:    dockernet.IPAM{Driver: "default", Options: map[string]string{}, Config: []dockernet.IPAMConfig{}},
+		IPAM:    dockernet.IPAM{Driver: "default", Config: []dockernet.IPAMConfig{}},
 		Options: orEmpty(n.Options), Labels: orEmpty(n.Labels),
 	}
 	if out.Driver == "" {
