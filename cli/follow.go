@@ -37,12 +37,15 @@ type follower struct {
 	starting bool      // more will start: that nothing is left is not the end
 
 	// exited, if not nil, hears of every container that ends, and with what
-	// code. An error ends the follower with it.
+	// code, behind its last lines. An error ends the follower with it.
 	exited func(r replica, code int) error
+	exits  map[string]time.Time // of which exited has heard, by id
+	// counts says whether the follower waits for a container's end; nil: wants.
+	counts func(r replica) bool
 
 	mu       sync.Mutex
-	reading  map[string]bool
-	again    map[string]bool // it was started while its log was being read
+	reading  map[string]chan struct{} // closed when the reader has come to the end of a log
+	again    map[string]bool          // it was started while its log was being read
 	lastLine map[string]time.Time
 	work     sync.WaitGroup
 }
@@ -51,7 +54,7 @@ type follower struct {
 func newFollower(c *client.Client, project string, p *logPrinter, services []string, began time.Time) *follower {
 	return &follower{client: c, project: project, printer: p, services: services,
 		began: began, since: began,
-		reading: map[string]bool{}, again: map[string]bool{}, lastLine: map[string]time.Time{}}
+		exits: map[string]time.Time{}, reading: map[string]chan struct{}{}, again: map[string]bool{}, lastLine: map[string]time.Time{}}
 }
 
 // errNothingLeft ends following when no container is left that could write.
@@ -108,13 +111,43 @@ func (f *follower) rest(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, f.hear(ctx, time.Now(), func(e client.Event) error {
-		if string(e.Action) != "die" {
-			return nil
-		}
-		return f.died(eventReplica(e), e)
-	}))
+	errs = append(errs, f.unheard(ctx))
 	return errors.Join(errs...)
+}
+
+// unheard tells of the ends that no event has told of: a container is seen to
+// have ended a little before its event is there.
+func (f *follower) unheard(ctx context.Context) error {
+	if f.exited == nil {
+		return nil
+	}
+	list, err := f.relist(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if r.live() || r.labels.OneOff {
+			continue
+		}
+		d, err := f.client.Container(ctx, r.ID)
+		if err != nil || d.State == nil {
+			continue // it is gone
+		}
+		at, err := time.Parse(time.RFC3339Nano, d.State.FinishedAt)
+		if err != nil || !at.After(f.began) || !at.After(f.exits[r.ID]) {
+			continue
+		}
+		f.exits[r.ID] = at
+		if err := f.exited(r, d.State.ExitCode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaited reports whether a container that lives keeps the follower going.
+func (f *follower) awaited(r replica) bool {
+	return r.live() && (f.wants(r) || f.counts != nil && f.counts(r))
 }
 
 // hear listens to events from where it last stopped, up to a time if one is
@@ -148,7 +181,7 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 		if f.wants(r) {
 			f.read(ctx, r, o)
 		}
-		if r.live() {
+		if f.awaited(r) {
 			live++
 		}
 	}
@@ -175,8 +208,8 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 		for _, r := range list {
 			if f.wants(r) && r.live() {
 				f.read(ctx, r, client.LogsOptions{Since: f.since})
-				left = true
 			}
+			left = left || f.awaited(r)
 		}
 		if err = errNothingLeft; left {
 			err = hear()
@@ -189,8 +222,9 @@ func (f *follower) run(ctx context.Context, list []replica, o client.LogsOptions
 		select {
 		case <-drained:
 		case <-ctx.Done():
+			return nil
 		}
-		return nil
+		return f.unheard(ctx)
 	}
 	return err
 }
@@ -254,10 +288,27 @@ func eventReplica(e client.Event) replica {
 	return r
 }
 
-func (f *follower) died(r replica, e client.Event) error {
+// lastWords is how long the end of a container may be kept back so that it is
+// told behind what was written before.
+const lastWords = 250 * time.Millisecond
+
+func (f *follower) died(ctx context.Context, r replica, e client.Event) error {
 	if f.exited == nil || r.labels.OneOff {
 		return nil
 	}
+	f.mu.Lock()
+	reading := f.reading[r.ID]
+	f.mu.Unlock()
+	if reading != nil {
+		patience := time.NewTimer(lastWords)
+		defer patience.Stop()
+		select {
+		case <-reading:
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+	}
+	f.exits[r.ID] = time.Unix(0, e.TimeNano)
 	code, _ := strconv.Atoi(e.Actor.Attributes["exitCode"])
 	return f.exited(r, code)
 }
@@ -277,7 +328,7 @@ func (f *follower) heard(ctx context.Context, e client.Event) error {
 		}
 	case "die", "destroy":
 		if e.Action == "die" {
-			if err := f.died(r, e); err != nil {
+			if err := f.died(ctx, r, e); err != nil {
 				return err
 			}
 		}
@@ -288,7 +339,7 @@ func (f *follower) heard(ctx context.Context, e client.Event) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(list, func(r replica) bool { return r.live() && f.wants(r) }) {
+		if !slices.ContainsFunc(list, f.awaited) {
 			return errNothingLeft
 		}
 	}
@@ -302,11 +353,11 @@ func (f *follower) read(ctx context.Context, r replica, o client.LogsOptions) {
 	o.Follow = true
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.reading[r.ID] {
+	if f.reading[r.ID] != nil {
 		f.again[r.ID] = true
 		return
 	}
-	f.reading[r.ID] = true
+	f.reading[r.ID] = make(chan struct{})
 	f.work.Go(func() {
 		for {
 			err := retried(ctx, func() error {
@@ -324,7 +375,10 @@ func (f *follower) read(ctx context.Context, r replica, o client.LogsOptions) {
 			f.mu.Lock()
 			again := f.again[r.ID] && err == nil
 			delete(f.again, r.ID)
-			f.reading[r.ID] = again
+			close(f.reading[r.ID])
+			if delete(f.reading, r.ID); again {
+				f.reading[r.ID] = make(chan struct{})
+			}
 			f.mu.Unlock()
 			if !again {
 				return

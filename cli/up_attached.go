@@ -41,6 +41,7 @@ func (a *app) upAttached(ctx context.Context, c *client.Client, g scheduler.Goal
 		}
 	}
 	end := &ending{o: o, jobs: jobs(g.Project), signal: make(chan struct{})}
+	f.counts = func(r replica) bool { return r.service == o.exitCodeFrom && !r.labels.OneOff }
 	f.exited = func(r replica, code int) error {
 		if !f.wants(r) && r.service != o.exitCodeFrom {
 			return nil

@@ -48,6 +48,8 @@ services:
 		x.shows("ready to serve")
 		x.types("\x03")
 		x.ends(130)
+		x.shows("web-1 exited with code")
+		x.shows("Container early-logs-db-1  Stopped")
 		if strings.Contains(x.screen(), "\x1b[?2026h") {
 			t.Errorf("a live view is drawn over the containers' lines:\n%q", x.screen())
 		}
@@ -65,9 +67,8 @@ services:
   web: {image: busybox, command: sleep 1000, depends_on: {db: {condition: service_completed_successfully}, sick: {condition: service_healthy}}}
 `)
 		r := m.in(dir, "up")
-		inOrder(t, r.out, "db-1", "no such directory", "giving up")
+		inOrder(t, r.out, "db-1", "no such directory", "giving up", "db-1   exited with code 3")
 		inOrder(t, r.out, "sick-1", "I feel bad")
-		inOrder(t, r.out, "db-1   exited with code 3")
 		inOrder(t, r.err, "Container fails-web-1  Skipped", "gantry: ", "fails-db-1", "exit code 3", "gantry logs db")
 		if r.code != 1 || strings.Contains(r.err, "giving up") {
 			t.Error(r)
@@ -95,7 +96,7 @@ services:
 		if r.code != 9 {
 			t.Error(r)
 		}
-		inOrder(t, r.out, "prepared", "testing")
+		inOrder(t, r.out, "prepared", "prepare-1 exited with code 0", "testing", "tests-1   exited with code 9")
 	})
 }
 
@@ -189,7 +190,12 @@ services:
 	if r.code != 0 {
 		t.Fatal(r)
 	}
-	if r = m.in(dir, "up", "--wait", "bad"); r.code != 1 {
+	for range 10 { // on a machine that is too busy to end it in time it passes for a good one
+		if r = m.in(dir, "up", "--wait", "--force-recreate", "bad"); r.code != 0 {
+			break
+		}
+	}
+	if r.code != 1 {
 		t.Error(r)
 	}
 	inOrder(t, r.err, "gantry: ", "container waits-bad-1 exited with code 3", "gantry logs bad")
