@@ -114,6 +114,7 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		}
 	}()
 	c.s.warmCgroups()
+	c.s.endWriters(c.id)
 	for _, dir := range []string{c.dir(), c.rootfs()} {
 		if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 			return err

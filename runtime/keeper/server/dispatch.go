@@ -24,7 +24,7 @@ func (s *Server) dispatch(verb string, r *request) (answer any, err error) {
 		}
 	}()
 	switch verb {
-	case keeper.VerbWait, keeper.VerbShutdown, keeper.VerbUpgrade:
+	case keeper.VerbWait, keeper.VerbShutdown, keeper.VerbUpgrade, keeper.VerbArchive:
 		// They wait, or take the turn for themselves.
 	default:
 		s.turn.RLock()
@@ -105,6 +105,8 @@ func (s *Server) dispatch(verb string, r *request) (answer any, err error) {
 	case keeper.VerbGoodbye:
 		s.unguard()
 		return nil, nil
+	case keeper.VerbArchive:
+		return s.archive(r)
 	case keeper.VerbShutdown:
 		return nil, s.shutdown(r)
 	case keeper.VerbUpgrade:

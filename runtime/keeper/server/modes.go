@@ -39,6 +39,7 @@ usage:
 //	gantry-runtime serve …       the keeper
 //	gantry-runtime init          libcontainer's half inside a container; exactly
 //	                             one argument, and _LIBCONTAINER_INITPIPE is set
+//	gantry-runtime archive STAGE a helper for archive calls, see archive.go
 //	gantry-runtime after CMD …   executes a command once descriptor 3 is closed
 //	…/docker-init [--] CMD …     process 1 of a container that asked for one
 //	gantry-runtime init -- CMD … the same; both never come here, see pid1.c
@@ -48,6 +49,8 @@ func Main(args []string) int {
 		// It lives for a few milliseconds: collecting garbage is lost time.
 		debug.SetGCPercent(-1)
 		libcontainer.Init() // does not return
+	case len(args) == 3 && args[1] == "archive":
+		return archiveMode(args[2])
 	case len(args) > 2 && args[1] == "after":
 		fmt.Fprintln(os.Stderr, "gantry-runtime:", after(args[2:]))
 		return 1

@@ -61,6 +61,7 @@ type Server struct {
 	mu         sync.Mutex
 	containers map[string]*container
 	conns      map[*conn]struct{}
+	helpers    map[*helper]struct{}
 	holds      map[string][]keeper.Parked
 	guard      *guard
 	guarded    chan struct{} // a guard was set
@@ -88,6 +89,7 @@ func Serve(ctx context.Context, o Options) error {
 		clones:     make(chan struct{}, cloneLimit()),
 		containers: map[string]*container{},
 		conns:      map[*conn]struct{}{},
+		helpers:    map[*helper]struct{}{},
 		holds:      map[string][]keeper.Parked{},
 		guarded:    make(chan struct{}, 1),
 		parents:    map[string]bool{},
