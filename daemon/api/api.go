@@ -118,6 +118,7 @@ func (s *server) routes() map[string]handler {
 		"DELETE /containers/{id}":        s.containerRemove,
 		"GET /containers/{id}/logs":      s.containerLogs,
 		"POST /containers/{id}/attach":   s.containerAttach,
+		"GET /containers/{id}/attach/ws": s.containerAttachWS,
 		"POST /containers/{id}/resize":   s.containerResize,
 		"GET /containers/{id}/stats":     s.containerStats,
 		"GET /containers/{id}/top":       s.containerTop,

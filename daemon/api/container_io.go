@@ -107,6 +107,14 @@ func (l *logWriter) write(e logs.Entry) error {
 // engine has attached, because a client starts the container after it and
 // must not miss its first words.
 func (s *server) containerAttach(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	return s.attach(ctx, w, r, hijack, false)
+}
+
+// attach joins streams over a connection that take takes over. Plain says that
+// it tells standard output and error not apart.
+func (s *server) attach(ctx context.Context, w http.ResponseWriter, r *http.Request,
+	take func(context.Context, http.ResponseWriter, *http.Request, bool) (*hijacked, error), plain bool,
+) error {
 	q := r.URL.Query()
 	c, err := s.Engine.Inspect(r.PathValue("id"))
 	if err != nil {
@@ -160,7 +168,7 @@ func (s *server) containerAttach(ctx context.Context, w http.ResponseWriter, r *
 		ended <- nil
 	}
 
-	h, err := hijack(ctx, w, r, c.Config.TTY)
+	h, err := take(ctx, w, r, c.Config.TTY)
 	if err != nil {
 		gate.shut()
 		cancel()
@@ -168,12 +176,17 @@ func (s *server) containerAttach(ctx context.Context, w http.ResponseWriter, r *
 		return err
 	}
 	defer h.close()
+	raw := plain || c.Config.TTY
 	if boolean(q, "logs") && c.LogPath != "" {
-		past := &logWriter{w: h, raw: c.Config.TTY}
+		past := &logWriter{w: h, raw: raw}
 		err := s.Engine.Logs(h.ctx, c.ID, logs.Query{Stdout: stdout, Stderr: stderr, Tail: -1}, past.write)
 		if err != nil {
-			h.tell(err, c.Config.TTY)
+			h.tell(err, raw)
 		}
+	}
+	var out io.Writer = h
+	if plain && !c.Config.TTY {
+		out = &unframed{w: h}
 	}
 	detached := make(chan struct{})
 	var in io.Reader = h
@@ -183,7 +196,7 @@ func (s *server) containerAttach(ctx context.Context, w http.ResponseWriter, r *
 	if !stdin {
 		h.drain()
 	}
-	gate.open(in, h)
+	gate.open(in, out)
 	select {
 	case err = <-ended:
 	case <-h.ctx.Done():
@@ -196,7 +209,7 @@ func (s *server) containerAttach(ctx context.Context, w http.ResponseWriter, r *
 	}
 	gate.shut()
 	if err != nil && !errors.Is(err, context.Canceled) {
-		h.tell(err, c.Config.TTY)
+		h.tell(err, raw)
 	}
 	return nil
 }

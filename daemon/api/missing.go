@@ -52,7 +52,6 @@ func missing() (all []gap) {
 	for _, some := range [][]gap{
 		later("listing the changes of a container", "GET /containers/{id}/changes"),
 		later("exporting a container", "GET /containers/{id}/export"),
-		later("attaching by websocket", "GET /containers/{id}/attach/ws"),
 		later("copying from and to a container", "HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive"),
 		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
 		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
