@@ -123,6 +123,6 @@ func TestUnified(t *testing.T) {
 		t.Error("its group is left")
 	}
 	if list, err := h.client.List(ctx(t)); err != nil || len(list) != 0 {
-		t.Errorf("%+v %v", []keeper.Status(list), err)
+		t.Errorf("%+v %v", list, err)
 	}
 }
