@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -79,6 +80,7 @@ type hijacked struct {
 
 	watch sync.WaitGroup
 	once  sync.Once
+	heard sync.Once // the peer has read the header
 }
 
 // hijack takes the connection over and sends the header Docker's clients wait
@@ -138,6 +140,7 @@ func (h *hijacked) Read(p []byte) (int, error) {
 
 // Write sends to the peer; a peer that is gone ends the stream.
 func (h *hijacked) Write(p []byte) (int, error) {
+	h.heard.Do(func() { untilRead(h.ctx, h.conn) })
 	n, err := h.conn.Write(p)
 	if err != nil {
 		h.cancel()
@@ -171,9 +174,42 @@ func (h *hijacked) tell(err error, tty bool) {
 	text := message(err) + "\r\n"
 	if !tty {
 		head := frame(logs.Stderr, len(text))
-		_, _ = h.conn.Write(head[:])
+		text = string(head[:]) + text
 	}
-	_, _ = io.WriteString(h.conn, text)
+	_, _ = io.WriteString(h, text)
+}
+
+// headerPatience is how long the first word of a stream waits for its header to
+// be read.
+const headerPatience = 2 * time.Second
+
+// untilRead waits until the peer has read all that was sent, or for a moment.
+// docker-py reads the header through a buffer and the stream past it: what has
+// arrived together with the header is lost to it, and commands here are faster
+// than it reads. Where the kernel does not tell (TCP) there is no wait.
+func untilRead(ctx context.Context, conn net.Conn) {
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return
+	}
+	pause := 50 * time.Microsecond
+	for end := time.Now().Add(headerPatience); time.Now().Before(end); {
+		unread := 0
+		err := raw.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err != nil || unread == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 5*time.Millisecond)
+	}
 }
 
 // hungUp waits until the peer of a connection has closed it altogether. It is
