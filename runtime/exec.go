@@ -28,6 +28,7 @@ type exec struct {
 	started bool
 	since   time.Time     // it was made, started or ended
 	probe   bool          // a health check's: no event tells of it
+	begun   chan struct{} // closed when it runs
 	done    chan struct{} // closed when it has ended
 }
 
@@ -78,7 +79,7 @@ func eventCommand(words []string) string {
 
 // keepExec makes an exec known, and forgets old ones.
 func (e *Engine) keepExec(x *exec) {
-	x.since, x.done = time.Now(), make(chan struct{})
+	x.since, x.begun, x.done = time.Now(), make(chan struct{}), make(chan struct{})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, old := range e.execs {
@@ -161,11 +162,22 @@ func (e *Engine) ExecInspect(id string) (Exec, error) {
 	return x.snapshot(), nil
 }
 
+// startPatience is how long a resize waits for the exec to start: clients send
+// both at the same time.
+const startPatience = 2 * time.Second
+
 // ExecResize sets the size of an exec's terminal.
 func (e *Engine) ExecResize(ctx context.Context, id string, width, height uint16) error {
 	x, err := e.findExec(id)
 	if err != nil {
 		return err
+	}
+	select {
+	case <-x.begun:
+	case <-x.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(startPatience):
 	}
 	s := x.snapshot()
 	if !s.Running {
@@ -269,6 +281,7 @@ func (e *Engine) startExec(ctx context.Context, c Container, x *exec, streams *E
 	if !x.x.Running {
 		x.x.Pid = 0
 	}
+	close(x.begun)
 	x.mu.Unlock()
 	return pipes, nil
 }
