@@ -25,7 +25,7 @@ type usageReport struct {
 
 type usageLists struct {
 	LayersSize  int64
-	Images      []imagetypes.Summary `json:",omitzero"`
+	Images      []imageSummary       `json:",omitzero"`
 	Containers  []container.Summary  `json:",omitzero"`
 	Volumes     []volumetypes.Volume `json:",omitzero"`
 	BuildCache  []build.CacheRecord  `json:",omitzero"`
@@ -55,7 +55,14 @@ func (s *server) diskUsage(ctx context.Context, w http.ResponseWriter, r *http.R
 		if err != nil {
 			return err
 		}
-		lists.Images, lists.LayersSize, out.ImageUsage = u.Items, u.TotalSize, u
+		lists.Images, lists.LayersSize, out.ImageUsage = []imageSummary{}, u.TotalSize, u
+		for _, img := range u.Items {
+			line := imageSummary{Summary: img}
+			if before(ctx, 44) {
+				line.VirtualSize = img.Size
+			}
+			lists.Images = append(lists.Images, line)
+		}
 	}
 	if wants(system.ContainerObject) {
 		u, err := s.containerUsage(ctx)
