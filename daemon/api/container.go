@@ -165,6 +165,9 @@ func (s *server) containerCreate(ctx context.Context, w http.ResponseWriter, r *
 	if err := s.checkPlatform(ctx, cfg.Image, q.Get("platform")); err != nil {
 		return err
 	}
+	if err := s.checkLinks(cfg); err != nil {
+		return err
+	}
 	cfg, warnings := cfg.Discard(s.Engine.Host())
 	c, err := s.Engine.Create(ctx, strings.TrimPrefix(q.Get("name"), "/"), cfg)
 	if err != nil {
@@ -187,6 +190,9 @@ func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r 
 		out.SizeRw, out.SizeRootFs = &size.Own, &size.Root
 	}
 	if before(ctx, 52) {
+		if before(ctx, 45) {
+			oldAliases(c, out)
+		}
 		return writeJSON(w, http.StatusOK, wireOldInspect(out))
 	}
 	return writeJSON(w, http.StatusOK, out)

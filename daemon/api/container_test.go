@@ -180,7 +180,7 @@ func TestCreateCarriesEverything(t *testing.T) {
 		},
 		NetworkingConfig: &dockernet.NetworkingConfig{EndpointsConfig: map[string]*dockernet.EndpointSettings{
 			"net2": {IPAMConfig: &dockernet.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("10.1.1.1")}},
-			"net1": {Aliases: []string{"al"}, GwPriority: 3, MacAddress: dockernet.HardwareAddr{2, 0, 0, 0, 0, 1}, DriverOpts: map[string]string{ifname: "net0", "o": "p"}},
+			"net1": {Aliases: []string{"al"}, GwPriority: 3, MacAddress: dockernet.HardwareAddr{2, 0, 0, 0, 0, 1}, DriverOpts: map[string]string{ifname: "net0"}},
 		}},
 	})
 	if err != nil {
@@ -211,7 +211,7 @@ func TestCreateCarriesEverything(t *testing.T) {
 		Log:         spec.LogConfig{Driver: "json-file", MaxSize: 2048, MaxFiles: 4, Options: map[string]string{"max-size": "2k", "max-file": "4"}},
 		Network: spec.Network{
 			Endpoints: []spec.Endpoint{
-				{Network: "net1", Aliases: []string{"al"}, GwPriority: 3, MacAddress: "02:00:00:00:00:01", Interface: "net0", Options: map[string]string{"o": "p"}},
+				{Network: "net1", Aliases: []string{"al"}, GwPriority: 3, MacAddress: "02:00:00:00:00:01", Interface: "net0"},
 				{Network: "net2", IPv4: netip.MustParseAddr("10.1.1.1")},
 			},
 			Ports:   []spec.Port{{HostPort: 8000, HostEnd: 8010, Port: 80, Protocol: "tcp"}, {HostIP: "127.0.0.1", Port: 80, Protocol: "tcp"}},

@@ -135,6 +135,17 @@ func (r createRequest) warnings() []string {
 	return nil
 }
 
+// checkLinks refuses a further name for a container that is not there.
+func (s *server) checkLinks(c spec.Config) error {
+	for _, link := range c.Network.Links {
+		ref, _, _ := strings.Cut(link, ":")
+		if _, err := s.Engine.Inspect(ref); err != nil {
+			return invalid("could not get container for %s: %v", ref, err)
+		}
+	}
+	return nil
+}
+
 // checkPlatform refuses to run an image on a platform that is not this
 // machine's, or that is not the image's.
 func (s *server) checkPlatform(ctx context.Context, ref, asked string) error {
@@ -346,7 +357,18 @@ func networking(c *spec.Config, r createRequest, h *container.HostConfig) error 
 		if err != nil {
 			return err
 		}
+		if name == first && e.MacAddress == "" {
+			e.MacAddress = r.MacAddress
+		}
 		n.Endpoints = append(n.Endpoints, e)
+		if asked[name] == nil {
+			continue
+		}
+		for _, link := range asked[name].Links { // where newer clients put them
+			if !slices.Contains(n.Links, link) {
+				n.Links = append(slices.Clip(n.Links), link)
+			}
+		}
 	}
 	return nil
 }
@@ -364,9 +386,6 @@ func endpoint(name string, in *dockernet.EndpointSettings) (spec.Endpoint, error
 	if in == nil {
 		return e, nil
 	}
-	if len(in.Links) > 0 {
-		return e, unsupported("network %s: Links of an endpoint are not supported: use Aliases", name)
-	}
 	e.Aliases, e.GwPriority, e.MacAddress = in.Aliases, in.GwPriority, in.MacAddress.String()
 	if ipam := in.IPAMConfig; ipam != nil {
 		if len(ipam.LinkLocalIPs) > 0 {
@@ -375,14 +394,10 @@ func endpoint(name string, in *dockernet.EndpointSettings) (spec.Endpoint, error
 		e.IPv4, e.IPv6 = ipam.IPv4Address, ipam.IPv6Address
 	}
 	for key, value := range in.DriverOpts {
-		if key == ifname {
-			e.Interface = value
-			continue
+		if key != ifname {
+			return e, unsupported("network %s: the driver option %s of an endpoint is not supported: %s is", name, key, ifname)
 		}
-		if e.Options == nil {
-			e.Options = map[string]string{}
-		}
-		e.Options[key] = value
+		e.Interface = value
 	}
 	return e, nil
 }
@@ -398,6 +413,9 @@ func ports(c *spec.Config, r createRequest, h *container.HostConfig) error {
 		}
 		for _, b := range h.PortBindings[p] {
 			out := spec.Port{Port: p.Num(), Protocol: string(p.Proto())}
+			if out.Protocol == "sctp" {
+				return unsupported("publishing the SCTP port %d is not supported: TCP and UDP are", out.Port)
+			}
 			if b.HostIP.IsValid() {
 				out.HostIP = b.HostIP.String()
 			}

@@ -55,7 +55,10 @@ func wireEndpoints(c runtime.Container) map[string]*dockernet.EndpointSettings {
 		if s == nil {
 			continue
 		}
-		s.Aliases, s.GwPriority, s.DriverOpts = e.Aliases, e.GwPriority, e.Options
+		s.Aliases, s.GwPriority = e.Aliases, e.GwPriority
+		if e.Interface != "" {
+			s.DriverOpts = map[string]string{ifname: e.Interface}
+		}
 		if e.IPv4.IsValid() || e.IPv6.IsValid() {
 			s.IPAMConfig = &dockernet.EndpointIPAMConfig{IPv4Address: e.IPv4, IPv6Address: e.IPv6}
 		}
@@ -71,6 +74,9 @@ func wireEndpoints(c runtime.Container) map[string]*dockernet.EndpointSettings {
 		s.NetworkID, s.EndpointID, s.Gateway = j.NetworkID, j.EndpointID, j.Gateway
 		if j.IPv4.IsValid() {
 			s.IPAddress, s.IPPrefixLen = j.IPv4.Addr(), j.IPv4.Bits()
+		}
+		if j.IPv6.IsValid() {
+			s.GlobalIPv6Address, s.GlobalIPv6PrefixLen, s.IPv6Gateway = j.IPv6.Addr(), j.IPv6.Bits(), j.Gateway6
 		}
 		s.MacAddress = parseMAC(j.MAC)
 	}

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"net/netip"
-
 	"gantry/network"
 
 	dockernet "github.com/moby/moby/api/types/network"
@@ -83,7 +81,7 @@ func wireNetworkDetails(n network.Network, on []network.EndpointInfo, names map[
 			name = e.Name
 		}
 		out.Containers[e.Sandbox] = dockernet.EndpointResource{
-			Name: name, EndpointID: e.EndpointID, MacAddress: parseMAC(e.MAC), IPv4Address: e.IPv4, IPv6Address: netip.Prefix{},
+			Name: name, EndpointID: e.EndpointID, MacAddress: parseMAC(e.MAC), IPv4Address: e.IPv4, IPv6Address: e.IPv6,
 		}
 	}
 	return out
