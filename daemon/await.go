@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gantry/runtime"
+	"gantry/scheduler"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+)
+
+// Await waits for every replica named.
+func (e *engine) Await(ctx context.Context, a scheduler.AwaitSpec) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, number := range a.Numbers {
+		g.Go(func() error {
+			c, ok := e.replica(a.Project, a.Service, number)
+			if !ok {
+				return fmt.Errorf("replica %d of %s is not there: %w", number, a.Service, errdefs.ErrNotFound)
+			}
+			return e.await(ctx, c, a.Condition)
+		})
+	}
+	return g.Wait()
+}
+
+// replica finds a service's replica by its labels; of two (a replacement under
+// way) the newer.
+func (e *engine) replica(project, service string, number int) (found runtime.Container, ok bool) {
+	for _, c := range e.rt.List() { // the newest first
+		o := scheduler.FromLabels(c.Config.Labels)
+		if o.Project == project && o.Service == service && o.Number == number && !o.OneOff {
+			return c, true
+		}
+	}
+	return runtime.Container{}, false
+}
+
+func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.Condition) error {
+	for {
+		if c.State == runtime.Paused && cond != scheduler.IsStarted {
+			return fmt.Errorf("container %s is paused; unpause it: %w", c.Name, errdefs.ErrFailedPrecondition)
+		}
+		switch cond {
+		case scheduler.IsStarted:
+			if !c.StartedAt.IsZero() {
+				return nil
+			}
+		case scheduler.IsHealthy:
+			return e.rt.AwaitHealthy(ctx, c.ID)
+		case scheduler.IsReady:
+			if c.Health != nil {
+				return e.rt.AwaitHealthy(ctx, c.ID)
+			}
+			if c.State == runtime.Exited || c.State == runtime.Dead {
+				return fmt.Errorf("container %s exited with code %d; see `gantry logs %s`: %w",
+					c.Name, c.ExitCode, c.Config.Labels[scheduler.LabelService], errdefs.ErrFailedPrecondition)
+			}
+			if c.State == runtime.Running {
+				steady, err := e.steady(ctx, c)
+				if steady || err != nil {
+					return err
+				}
+			}
+		case scheduler.IsCompleted:
+			if c.State == runtime.Exited && !c.StartedAt.IsZero() {
+				if c.ExitCode == 0 {
+					return nil
+				}
+				return fmt.Errorf("container %s did not complete successfully: exit code %d; see `gantry logs %s`: %w",
+					c.Name, c.ExitCode, c.Config.Labels[scheduler.LabelService], errdefs.ErrFailedPrecondition)
+			}
+			if c.State == runtime.Dead || c.State == runtime.Removing {
+				return fmt.Errorf("container %s was removed: %w", c.Name, errdefs.ErrFailedPrecondition)
+			}
+		}
+		if err := e.rt.AwaitChange(ctx, c); err != nil {
+			return err
+		}
+		var err error
+		if c, err = e.rt.Inspect(c.ID); err != nil {
+			return err
+		}
+	}
+}
+
+// steadyAfter is how long a container without a healthcheck must have run to
+// count as ready: a program that cannot find its configuration or its library
+// has ended well before, on a slow machine, too.
+const steadyAfter = 300 * time.Millisecond
+
+// steady waits until a running container has run for steadyAfter, and reports
+// false if something has happened to it before.
+func (e *engine) steady(ctx context.Context, c runtime.Container) (bool, error) {
+	left := steadyAfter - time.Since(c.StartedAt)
+	if left <= 0 {
+		return true, nil
+	}
+	bound, cancel := context.WithTimeout(ctx, min(left, steadyAfter)) // whatever the clock was set to meanwhile
+	defer cancel()
+	err := e.rt.AwaitChange(bound, c)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return true, nil
+	}
+	return false, err
+}
