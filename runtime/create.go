@@ -167,6 +167,7 @@ func (e *Engine) makeContainer(ctx context.Context, c Container) error {
 			if _, err := e.Volumes.Create(ctx, anonymousVolume(m.Name, c.Config.Mounts[i])); err != nil {
 				return err
 			}
+			e.emitObject("volume", "create", m.Name, map[string]string{"driver": m.Driver})
 		}
 	}
 	e.fault("create: volumes made")

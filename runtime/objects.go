@@ -208,9 +208,10 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, net string, ep spec.En
 		}
 		return err
 	}
-	if now.State.Live() {
-		err = e.writeHosts(now, now.Networks)
+	if !now.State.Live() {
+		return nil // its start tells of it
 	}
+	err = e.writeHosts(now, now.Networks)
 	e.emitObject("network", "connect", n.ID, map[string]string{"container": c.ID, "name": n.Name, "type": n.Driver})
 	return err
 }

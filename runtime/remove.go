@@ -159,6 +159,9 @@ func (e *Engine) removeVolumes(ctx context.Context, c Container) error {
 		}
 		err := e.Volumes.Remove(ctx, m.Name, true)
 		done()
+		if err == nil {
+			e.emitObject("volume", "destroy", m.Name, map[string]string{"driver": m.Driver})
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -193,6 +193,9 @@ func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r 
 		if before(ctx, 45) {
 			oldAliases(c, out)
 		}
+		if before(ctx, 45) {
+			oldAliases(c, out)
+		}
 		return writeJSON(w, http.StatusOK, wireOldInspect(out))
 	}
 	return writeJSON(w, http.StatusOK, out)

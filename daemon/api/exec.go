@@ -76,6 +76,8 @@ func (s *server) execStart(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	if c, err := s.Engine.Inspect(x.Container); err != nil {
 		return err
+	} else if c.State == runtime.Paused {
+		return errdefs.ErrConflict.WithMessage("container " + c.Name + " is paused, unpause the container before exec")
 	} else if c.State != runtime.Running {
 		return errdefs.ErrConflict.WithMessage("container " + c.Name + " is not running")
 	}

@@ -99,6 +99,9 @@ func (s *server) imageGet(ctx context.Context, w http.ResponseWriter, r *http.Re
 		if boolean(q, "manifests") {
 			out.Manifests = s.wireManifests(img)
 		}
+		if before(ctx, 50) {
+			return writeJSON(w, http.StatusOK, wireOldImage(out))
+		}
 		return writeJSON(w, http.StatusOK, out)
 	case "history":
 		return s.imageHistory(ctx, w, r, name)

@@ -104,7 +104,7 @@ func wireInspect(c runtime.Container) container.InspectResponse {
 	if host.IpcMode == "" {
 		host.IpcMode = container.IPCModePrivate // what nothing said means
 	}
-	return container.InspectResponse{
+	out := container.InspectResponse{
 		ID:      c.ID,
 		Created: stamp(c.Created),
 		Path:    path,
@@ -126,6 +126,11 @@ func wireInspect(c runtime.Container) container.InspectResponse {
 			Networks: wireEndpoints(c),
 		},
 	}
+	if c.Pid != 0 {
+		out.NetworkSettings.SandboxID = c.ID
+		out.NetworkSettings.SandboxKey = fmt.Sprintf("/proc/%d/ns/net", c.Pid)
+	}
+	return out
 }
 
 // stamp writes a time the way Docker does: in UTC, and year one for never.
