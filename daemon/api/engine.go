@@ -52,6 +52,11 @@ type Containers interface {
 	Stats(ctx context.Context, ref string) (keeper.Stats, error)
 	Top(ctx context.Context, ref string) ([]runtime.Process, error)
 	Size(ctx context.Context, ref string) (runtime.Sizes, error)
+	StatPath(ctx context.Context, ref, path string) (runtime.PathStat, error)
+	GetArchive(ctx context.Context, ref, path string) (runtime.PathStat, io.ReadCloser, error)
+	PutArchive(ctx context.Context, ref, path string, o runtime.PutOptions, archive io.Reader) error
+	ExportContainer(ctx context.Context, ref string) (io.ReadCloser, error)
+	Changes(ctx context.Context, ref string) ([]runtime.Change, error)
 	PruneContainers(ctx context.Context, want func(runtime.Container) bool) (ids []string, bytes int64, err error)
 }
 

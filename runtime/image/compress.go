@@ -41,6 +41,21 @@ var refused = []struct {
 // makes, the most that the zstd program itself takes unasked.
 const maxWindow = 128 << 20
 
+// Decompress reads r, whatever it is packed with. A format that is known and
+// cannot be read is ErrInvalidArgument. Close frees the decoder, not r.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 64<<10)
+	c, err := sniff(b)
+	if err != nil {
+		return nil, err
+	}
+	z, err := decompress(b, c)
+	if err != nil {
+		return nil, classed(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	return z, nil
+}
+
 // sniff says how the stream is compressed. It fails with ErrInvalidArgument for
 // a format it knows but cannot read.
 func sniff(r *bufio.Reader) (compression, error) {
