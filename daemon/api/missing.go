@@ -50,9 +50,6 @@ func outsideSwarm(patterns ...string) (out []gap) {
 // missing are the endpoints that are refused by name.
 func missing() (all []gap) {
 	for _, some := range [][]gap{
-		later("listing the changes of a container", "GET /containers/{id}/changes"),
-		later("exporting a container", "GET /containers/{id}/export"),
-		later("copying from and to a container", "HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive"),
 		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
 		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
 		later("updating a volume", "PUT /volumes/{name}"),
