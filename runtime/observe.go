@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"gantry/runtime/keeper"
 	"gantry/runtime/logs"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Logs calls each for every entry of a container's log that the query selects.
@@ -77,11 +79,21 @@ func (e *Engine) Stats(ctx context.Context, ref string) (keeper.Stats, error) {
 
 // Process is one process of a container, as /proc shows it to the host.
 type Process struct {
-	Pid, Parent int
-	User        string // the numeric id on the host
-	State       string
-	Ticks       uint64 // of CPU, user and system
-	Command     string
+	Pid, Parent, Group, Session int
+
+	User    string // the numeric id on the host
+	State   string // one letter, as proc_pid_stat(5)
+	TTY     int    // the terminal's device number; 0: none
+	Nice    int
+	Threads int
+	Ticks   uint64        // of CPU, user and system, in 1/100 s
+	Age     time.Duration // since it was started
+	Virtual uint64        // bytes of address space
+	RSS     uint64        // bytes in memory
+	// Foreground: its group is the one its terminal listens to.
+	Foreground bool
+	Name       string // of the program, at most 15 bytes
+	Command    string // with its arguments
 }
 
 // Top lists the processes of a live container.
@@ -122,14 +134,21 @@ func readProcess(pid int) (Process, bool) {
 		return Process{}, false
 	}
 	f := strings.Fields(string(stat[shut+1:]))
-	if len(f) < 13 {
+	if len(f) < 22 {
 		return Process{}, false
 	}
-	p := Process{Pid: pid, State: f[0], Command: "[" + string(stat[open+1:shut]) + "]"}
-	p.Parent, _ = strconv.Atoi(f[1])
-	user, _ := strconv.ParseUint(f[11], 10, 64)
-	system, _ := strconv.ParseUint(f[12], 10, 64)
-	p.Ticks = user + system
+	number := func(i int) int { n, _ := strconv.ParseInt(f[i], 10, 64); return int(n) }
+	p := Process{
+		Pid: pid, State: f[0], Parent: number(1), Group: number(2), Session: number(3), TTY: number(4),
+		Foreground: number(5) == number(2), Ticks: uint64(max(number(11), 0)) + uint64(max(number(12), 0)),
+		Nice: number(16), Threads: number(17), Virtual: uint64(max(number(20), 0)), RSS: uint64(max(number(21), 0)) * uint64(os.Getpagesize()),
+		Name: string(stat[open+1 : shut]),
+	}
+	p.Command = "[" + p.Name + "]"
+	var up unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
+		p.Age = max(time.Duration(up.Nano())-time.Duration(number(19))*time.Second/100, 0)
+	}
 	if cmd, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil && len(cmd) > 0 {
 		p.Command = strings.TrimRight(strings.ReplaceAll(string(cmd), "\x00", " "), " ")
 	}

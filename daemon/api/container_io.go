@@ -294,12 +294,13 @@ func (s *server) containerStats(ctx context.Context, w http.ResponseWriter, r *h
 }
 
 func (s *server) containerTop(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
-	if args := r.URL.Query().Get("ps_args"); args != "" && args != "-ef" {
-		return unsupported("ps_args %q: choosing the columns is not supported yet", args)
+	columns, err := psOptions(r.URL.Query().Get("ps_args"))
+	if err != nil {
+		return err
 	}
 	all, err := s.Engine.Top(ctx, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, wireTop(all))
+	return writeJSON(w, http.StatusOK, wireTop(all, columns, s.Engine.Host(), time.Now()))
 }

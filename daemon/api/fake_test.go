@@ -215,7 +215,7 @@ func (f *fake) Stats(_ context.Context, ref string) (keeper.Stats, error) {
 }
 
 func (f *fake) Top(_ context.Context, ref string) ([]runtime.Process, error) {
-	return []runtime.Process{{Pid: 7, Parent: 1, User: "0", State: "S", Ticks: 6150, Command: "sleep 9"}}, f.change("top", ref)
+	return []runtime.Process{{Pid: 7, Parent: 1, User: "0", State: "S", Ticks: 6150, Age: 123 * time.Second, Name: "sleep", Command: "sleep 9"}}, f.change("top", ref)
 }
 
 func (f *fake) ExecCreate(_ context.Context, ref string, c runtime.ExecConfig) (string, error) {

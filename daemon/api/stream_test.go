@@ -432,11 +432,49 @@ func TestNetworkStats(t *testing.T) {
 func TestTop(t *testing.T) {
 	c := dial(t, newFake())
 	got, err := c.ContainerTop(t.Context(), "web", moby.ContainerTopOptions{})
-	if err != nil || !slices.Equal(got.Processes[0], []string{"0", "7", "1", "S", "00:01:01", "sleep 9"}) || len(got.Titles) != 6 {
+	if err != nil || !slices.Equal(got.Titles, []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if p := got.Processes[0]; p[0] != "root" || p[1] != "7" || p[2] != "1" || p[5] != "?" || p[6] != "00:01:01" || p[7] != "sleep 9" {
+		t.Errorf("got %q", p)
+	}
+	got, err = c.ContainerTop(t.Context(), "web", moby.ContainerTopOptions{Arguments: []string{"-o", "pid,comm,tty,etime", "-o", "pcpu"}})
+	if err != nil || !slices.Equal(got.Titles, []string{"PID", "COMMAND", "TTY", "ELAPSED", "%CPU"}) || !slices.Equal(got.Processes[0], []string{"7", "sleep", "?", "02:03", "50.0"}) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := c.ContainerTop(t.Context(), "web", moby.ContainerTopOptions{Arguments: []string{"aux"}}); !errdefs.IsNotImplemented(err) {
+	if _, err := c.ContainerTop(t.Context(), "web", moby.ContainerTopOptions{Arguments: []string{"-o", "comm"}}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestPsOptions(t *testing.T) {
+	for text, want := range map[string]string{
+		"": psFull, "-ef": psFull, "-e -f": psFull, "-f": psFull, "-e": psShort, "-A": psShort, "aux": psUser, "-aux": psUser, "auxww": psUser, "u": psUser,
+		"ax": psBSD, "axo pid,comm": "pid,comm", "-eo pid,args": "pid,args", "-eopid,ARGS": "pid,args", "-o pid -o comm": "pid,comm", "-A -o pid,user,%mem": "pid,user,%mem",
+	} {
+		if got, err := psOptions(text); err != nil || strings.Join(got, ",") != want {
+			t.Errorf("%q: %v, %v; want %s", text, got, err, want)
+		}
+	}
+	for text, part := range map[string]string{
+		"n /etc/shadow": `"n"`, "N /etc/shadow": `"N"`, "--sort pid": "--sort", "-o pid=PROCESS": "title", "-o pid,full uid": "uid", "-l": `"l"`, "axe": `"e"`,
+		"-o pid,secret": "column secret", "-q 1": `"q"`, "-o": "missing", "-o user": "PID", "; rm -rf /": `";"`, "$(id)": `"$"`, "-\xff": "",
+	} {
+		if got, err := psOptions(text); err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	// What procps shows, beside.
+	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.Local)
+	for got, want := range map[string]string{
+		psTTY(0): "?", psTTY(136 << 8): "pts/0", psTTY(136<<8 | 5): "pts/5", psTTY(137<<8 | 1): "pts/257", psTTY(4<<8 | 1): "tty1",
+		psStart(now.Add(-time.Hour), now): "11:00", psStart(now.AddDate(0, 0, -3), now): "Mar01", psStart(now.AddDate(-2, 0, 0), now): "2024",
+		psElapsed(59 * time.Second): "00:59", psElapsed(3661 * time.Second): "01:01:01", psElapsed(49 * time.Hour): "2-01:00:00", psTime(100 * 90061): "1-01:01:01",
+		psState(runtime.Process{Pid: 5, Session: 5, State: "S", Threads: 2, Nice: -1, Foreground: true}): "S<sl+",
+	} {
+		if got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
 

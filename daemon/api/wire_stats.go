@@ -1,7 +1,6 @@
 package api
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -78,19 +77,6 @@ func networkStats(devices string) map[string]container.NetworkStats {
 			RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDropped: n[3],
 			TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDropped: n[11],
 		}
-	}
-	return out
-}
-
-// wireTop shows processes with the columns that are known.
-func wireTop(all []runtime.Process) container.TopResponse {
-	out := container.TopResponse{Titles: []string{"UID", "PID", "PPID", "STAT", "TIME", "CMD"}, Processes: [][]string{}}
-	for _, p := range all {
-		seconds := p.Ticks / ticksPerSecond
-		out.Processes = append(out.Processes, []string{
-			p.User, strconv.Itoa(p.Pid), strconv.Itoa(p.Parent), p.State,
-			fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60), p.Command,
-		})
 	}
 	return out
 }
