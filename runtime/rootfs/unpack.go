@@ -376,8 +376,13 @@ func times(h *tar.Header) []unix.Timespec {
 	return []unix.Timespec{timespec(access), timespec(h.ModTime)}
 }
 
+// timespec is t for the kernel; 1970 where it has 32 bits for it and needs more.
 func timespec(t time.Time) unix.Timespec {
-	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return unix.Timespec{}
+	}
+	return ts
 }
 
 // futimens sets the times of an open file. The system call does it with no path
