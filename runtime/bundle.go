@@ -81,7 +81,8 @@ func (e *Engine) bundle(ctx context.Context, c Container, netns string) (b keepe
 		StdinOnce: c.Config.StdinOnce,
 	}
 	if c.LogPath != "" {
-		b.Log = keeper.LogSink{Path: c.LogPath, MaxSize: c.Config.Log.MaxSize, MaxFiles: c.Config.Log.MaxFiles}
+		size, files := c.Config.Log.Rotation()
+		b.Log = keeper.LogSink{Path: c.LogPath, MaxSize: size, MaxFiles: files}
 	}
 	return b, release, nil
 }

@@ -26,10 +26,14 @@ func (m *machine) docker(args ...string) result {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
+	return m.runCommand(m.dockerCommand(ctx, args...))
+}
+
+func (m *machine) dockerCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, dockerProgram, args...)
 	cmd.Dir = m.dir
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+filepath.Join(m.run, "gantry.sock"), "DOCKER_CONFIG="+m.dir)
-	return m.runCommand(cmd)
+	return cmd
 }
 
 func (m *machine) dockerOK(args ...string) string {
@@ -79,6 +83,40 @@ func (m *machine) api(method, path string, body any) (int, string) {
 		m.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return res.StatusCode, out.String()
+}
+
+// TestDockerRunFlags holds that every flag the client has is tried.
+func TestDockerRunFlags(t *testing.T) {
+	t.Parallel()
+	needsDocker(t)
+	help, err := exec.Command(dockerProgram, "run", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := map[string]bool{"help": true,
+		// In the tests beside the tables.
+		"cidfile": true, "detach": true, "interactive": true, "name": true, "rm": true, "tty": true, "label": true, "label-file": true,
+		"entrypoint": true, "health-cmd": true, "health-interval": true, "health-retries": true, "health-start-period": true, "health-timeout": true,
+		"detach-keys": true, "publish-all": true, "expose": true, "publish": true, "device-cgroup-rule": true,
+	}
+	for _, rows := range [][]dockerRun{processRows(""), limitRows("", "", ""), storageRows(""), networkRows(""), lifeRows("")} {
+		for _, r := range rows {
+			for _, f := range r.flags {
+				name, _, _ := strings.Cut(strings.TrimLeft(f, "-"), "=")
+				tried[name] = tried[name] || strings.HasPrefix(f, "-")
+			}
+		}
+	}
+	short := regexp.MustCompile(`(?m)^ +(?:-(\w), +|  +)--([a-z0-9-]+)`)
+	all := short.FindAllStringSubmatch(string(help), -1)
+	if len(all) < 90 {
+		t.Fatalf("%d flags found in\n%s", len(all), help)
+	}
+	for _, f := range all {
+		if !tried[f[2]] && (f[1] == "" || !tried[f[1]]) {
+			t.Errorf("--%s is not tried", f[2])
+		}
+	}
 }
 
 // checkCreate makes a container by the API, starts it and compares what it

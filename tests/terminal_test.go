@@ -28,6 +28,12 @@ type terminal struct {
 // openTerminal runs the client on a terminal of 101 columns and 33 lines.
 func (m *machine) openTerminal(dir string, args ...string) *terminal {
 	m.t.Helper()
+	return m.onTerminal(m.command(context.Background(), dir, args...))
+}
+
+// onTerminal runs any command on such a terminal.
+func (m *machine) onTerminal(cmd *exec.Cmd) *terminal {
+	m.t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		m.t.Fatal(err)
@@ -45,7 +51,7 @@ func (m *machine) openTerminal(dir string, args ...string) *terminal {
 		m.t.Fatal(err)
 	}
 	defer slave.Close()
-	x := &terminal{t: m.t, master: master, cmd: m.command(context.Background(), dir, args...), ended: make(chan struct{})}
+	x := &terminal{t: m.t, master: master, cmd: cmd, ended: make(chan struct{})}
 	x.resize(101, 33)
 	x.cmd.Stdin, x.cmd.Stdout, x.cmd.Stderr = slave, slave, slave
 	x.cmd.Env = append(x.cmd.Env, "TERM=xterm")

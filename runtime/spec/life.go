@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -88,6 +89,17 @@ func (c Config) Stop() (syscall.Signal, time.Duration) {
 		grace = *c.StopTimeout
 	}
 	return signal, grace
+}
+
+// Rotation is how large a file of the log grows and how many there are; 0 is
+// the writer's own default. The driver "local" writes the same lines as
+// json-file, uncompressed; what makes it another are Docker's defaults for it.
+func (l LogConfig) Rotation() (size int64, files int) {
+	size, files = l.MaxSize, l.MaxFiles
+	if l.Driver == "local" {
+		size, files = cmp.Or(size, 20<<20), cmp.Or(files, 5)
+	}
+	return size, files
 }
 
 // Probe is the health check with every default filled in; false: there is none.
