@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -28,7 +29,7 @@ func (e *Engine) ImportImage(ctx context.Context, r io.Reader, o image.ImportOpt
 		e.collectImages()
 		return img, err
 	}
-	e.emitObject("image", "import", img.ID.String(), map[string]string{"name": o.Name})
+	e.emitImage(img, "import", o.Name)
 	return img, nil
 }
 
@@ -54,7 +55,7 @@ func (e *Engine) LoadImages(ctx context.Context, r io.Reader, report func(string
 		e.collectImages()
 	}
 	for _, img := range all {
-		e.emitObject("image", "load", img.ID.String(), map[string]string{"name": firstName(img)})
+		e.emitImage(img, "load", firstName(img))
 	}
 	return all, err
 }
@@ -67,10 +68,19 @@ func (e *Engine) SaveImages(ctx context.Context, w io.Writer, refs []string) err
 	}
 	for _, ref := range refs {
 		if img, err := e.Images.Get(ctx, ref); err == nil {
-			e.emitObject("image", "save", img.ID.String(), map[string]string{"name": ref})
+			e.emitImage(img, "save", ref)
 		}
 	}
 	return nil
+}
+
+// emitImage publishes an image's event with its labels and a name.
+func (e *Engine) emitImage(img image.Image, action, name string) {
+	labels := img.Config.Config.Labels
+	attrs := make(map[string]string, len(labels)+1)
+	maps.Copy(attrs, labels)
+	attrs["name"] = name
+	e.emitObject("image", action, img.ID.String(), attrs)
 }
 
 func firstName(img image.Image) string {
@@ -95,7 +105,7 @@ func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
 	}
 	img, err := e.Images.Get(ctx, name)
 	if err == nil {
-		e.emitObject("image", "tag", img.ID.String(), map[string]string{"name": name})
+		e.emitImage(img, "tag", name)
 	}
 	return err
 }
@@ -125,7 +135,7 @@ func (e *Engine) tellRemoved(gone []image.Removed) {
 		if g.Deleted != "" {
 			e.emitObject("image", "delete", g.Deleted, map[string]string{"name": g.Deleted})
 		} else {
-			e.emitObject("image", "untag", g.Untagged, map[string]string{"name": g.Untagged})
+			e.emitObject("image", "untag", g.Image, map[string]string{"name": g.Untagged})
 		}
 	}
 }

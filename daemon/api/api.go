@@ -22,6 +22,8 @@ import (
 	"strings"
 	"time"
 
+	"gantry/runtime/keeper"
+
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/common"
 )
@@ -331,7 +333,11 @@ const classHeader = "Gantry-Error-Class"
 // classOf is the one place where an error's class becomes a status. The name
 // is what classHeader carries.
 func classOf(err error) (status int, class string) {
+	var start *keeper.StartError
 	switch {
+	case errors.As(err, &start) && errdefs.IsNotFound(err):
+		// The program is not there; the container is.
+		return http.StatusBadRequest, "not-found"
 	case errdefs.IsNotFound(err):
 		return http.StatusNotFound, "not-found"
 	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):

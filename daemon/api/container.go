@@ -98,7 +98,7 @@ func (s *server) chosen(ctx context.Context, f filters, stopped bool) ([]runtime
 			networks[n.ID], networks[n.Name] = true, true
 		}
 	}
-	stopped = stopped || len(f["status"]) > 0 || len(f["exited"]) > 0
+	stopped = stopped || len(f["status"]) > 0
 	all := s.Engine.List()
 	out := make([]runtime.Container, 0, len(all))
 	for _, c := range all {
@@ -190,9 +190,6 @@ func (s *server) containerInspect(ctx context.Context, w http.ResponseWriter, r 
 		out.SizeRw, out.SizeRootFs = &size.Own, &size.Root
 	}
 	if before(ctx, 52) {
-		if before(ctx, 45) {
-			oldAliases(c, out)
-		}
 		if before(ctx, 45) {
 			oldAliases(c, out)
 		}

@@ -47,7 +47,7 @@ func (s *server) containerLogs(ctx context.Context, w http.ResponseWriter, r *ht
 	if c.LogPath == "" {
 		return unsupported("configured logging driver does not support reading: container %s keeps no log (logging driver %q)", c.Name, c.Config.Log.Driver)
 	}
-	out := &logWriter{w: w, raw: c.Config.TTY, stamps: boolean(r.URL.Query(), "timestamps")}
+	out := &logWriter{w: w, raw: c.Config.TTY, stamps: boolean(r.URL.Query(), "timestamps"), details: boolean(r.URL.Query(), "details")}
 	kind := types.MediaTypeMultiplexedStream
 	if out.raw || before(ctx, 42) {
 		kind = types.MediaTypeRawStream
@@ -72,8 +72,11 @@ type logWriter struct {
 	w      io.Writer
 	raw    bool // of a terminal: no frames
 	stamps bool
-	flush  func() error
-	buf    []byte
+	// details are attributes that a logging driver was told to keep of a
+	// container. There are none; the space behind them remains.
+	details bool
+	flush   func() error
+	buf     []byte
 	// mid tells, for each stream, that its last entry was part of a line, so
 	// that the next gets no time of its own.
 	mid [3]bool
@@ -86,6 +89,9 @@ func (l *logWriter) write(e logs.Entry) error {
 	}
 	if l.stamps && !l.mid[e.Stream] {
 		l.buf = e.Time.UTC().AppendFormat(l.buf, "2006-01-02T15:04:05.000000000Z07:00")
+		l.buf = append(l.buf, ' ')
+	}
+	if l.details && !l.mid[e.Stream] {
 		l.buf = append(l.buf, ' ')
 	}
 	l.mid[e.Stream] = e.Partial()
@@ -142,7 +148,8 @@ func (s *server) attach(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	gate := newGate()
 	attached := make(chan struct{})
 	ended := make(chan error, 1)
-	actx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	actx, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	cancel := func() { end(nil) }
 	defer cancel()
 	o := runtime.AttachOptions{Out: gate, Stdout: stdout, Stderr: stderr, Attached: attached}
 	if stdin {
@@ -203,7 +210,7 @@ func (s *server) attach(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		cancel()
 		err = <-ended
 	case <-detached:
-		cancel()
+		end(runtime.ErrDetached)
 		<-ended
 		err = nil
 	}

@@ -85,7 +85,7 @@ func TestListFilters(t *testing.T) {
 		{"id", "abab", "web"},
 		{"id", "cdcd", ""},
 		{"status", "exited", "job"},
-		{"exited", "3", "job"},
+		{"exited", "3", ""}, // nor does its exit code ask for it
 		{"exited", "0", ""},
 		{"label", "tier", "web"},
 		{"label", "tier=front", "web"},
@@ -266,7 +266,10 @@ func TestCreateRefuses(t *testing.T) {
 			t.Errorf("%s:\ngot %d %s\nwant %q", body, status, got, want)
 		}
 	}
-	if status, got := post(t, host, "/containers/create", `{}`); status != 400 || !strings.Contains(got, "no image given") {
+	if status, got := post(t, host, "/containers/create", `{}`); status != 400 || !strings.Contains(got, "Config cannot be empty") {
+		t.Errorf("nothing said: %d %s", status, got)
+	}
+	if status, got := post(t, host, "/containers/create", `{"Cmd":["true"]}`); status != 400 || !strings.Contains(got, "no image given") {
 		t.Errorf("without an image: %d %s", status, got)
 	}
 	if status, got := post(t, host, "/containers/create", `{"Image":"`+strings.Repeat("x", maxBody)+`"}`); status != 400 || !strings.Contains(got, "larger than") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -183,13 +184,8 @@ func readFilters(q url.Values, known ...string) (filters, error) {
 	var sets map[string]map[string]bool
 	if err := json.Unmarshal([]byte(text), &sets); err == nil {
 		for key, set := range sets {
-			f[key] = nil
-			for value, on := range set {
-				if on {
-					f[key] = append(f[key], value)
-				}
-			}
-			slices.Sort(f[key])
+			// What a value is set to has never counted.
+			f[key] = slices.Sorted(maps.Keys(set))
 		}
 	} else if err := json.Unmarshal([]byte(text), (*map[string][]string)(&f)); err != nil {
 		return nil, invalid("invalid filter: %q is not JSON of the form {\"key\":[\"value\"]}", text)

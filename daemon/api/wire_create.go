@@ -40,7 +40,7 @@ type hostConfig struct {
 // (AttachStdout, ContainerIDFile, ConsoleSize) is passed over.
 func (r createRequest) config() (spec.Config, error) {
 	if r.Config == nil {
-		r.Config = &container.Config{}
+		return spec.Config{}, invalid("Config cannot be empty in order to create a container: give an image")
 	}
 	h := &container.HostConfig{}
 	if r.HostConfig != nil {

@@ -31,7 +31,7 @@ func wireImage(img image.Image, containers int64) imagetypes.Summary {
 	}
 	return imagetypes.Summary{
 		Containers: containers, Created: created, ID: img.ID.String(),
-		Labels:      orEmpty(img.Config.Config.Labels),
+		Labels:      img.Config.Config.Labels,
 		RepoDigests: orNone(img.Digests), RepoTags: orNone(img.Names),
 		SharedSize: -1, Size: img.Size, Descriptor: described(img.Documents.Target),
 	}

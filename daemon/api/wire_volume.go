@@ -12,6 +12,9 @@ func volumeSpec(r volumetypes.CreateRequest) (volume.Volume, error) {
 	if r.ClusterVolumeSpec != nil {
 		return volume.Volume{}, unsupported("cluster volumes are not supported: there is no swarm")
 	}
+	if len(r.Name) == 1 {
+		return volume.Volume{}, invalid("create %s: volume name is too short, names should be at least two alphanumeric characters", r.Name)
+	}
 	if r.Driver != "" && r.Driver != "local" {
 		return volume.Volume{}, notFoundf("create %s: error looking up volume plugin %s: plugin %q not found; local is the only driver", r.Name, r.Driver, r.Driver)
 	}

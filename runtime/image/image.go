@@ -82,6 +82,7 @@ type RemoveOptions struct {
 // Removed is one thing that [Store.Remove] did: a name taken away or an image
 // deleted. Exactly one of the fields is set.
 type Removed struct {
+	Image    string // id of the image that the name or the deletion is of
 	Untagged string // familiar name
 	Deleted  string // id
 }

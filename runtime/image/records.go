@@ -167,11 +167,11 @@ func (r removal) removed(id digest.Digest) []Removed {
 	var out []Removed
 	for _, rec := range r.records {
 		if !strings.HasPrefix(rec.Name, danglingPrefix) {
-			out = append(out, Removed{Untagged: familiar(rec.Name)})
+			out = append(out, Removed{Image: id.String(), Untagged: familiar(rec.Name)})
 		}
 	}
 	if r.deletes {
-		out = append(out, Removed{Deleted: id.String()})
+		out = append(out, Removed{Image: id.String(), Deleted: id.String()})
 	}
 	return out
 }
