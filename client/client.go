@@ -70,7 +70,8 @@ func placesFromEnv() places {
 // the socket gantry.sock in GANTRY_RUN or /run/gantry. It does not connect.
 //
 // A tcp host is reached by TLS with the client certificate (cert.pem, key.pem,
-// ca.pem) in DOCKER_CERT_PATH; gantry listens on TCP no other way.
+// ca.pem) in DOCKER_CERT_PATH, or in ~/.docker when DOCKER_TLS_VERIFY is set;
+// gantry listens on TCP no other way.
 func New(host string) (*Client, error) {
 	c := &Client{places: placesFromEnv()}
 	for _, name := range []string{"GANTRY_HOST", "DOCKER_HOST"} {
@@ -97,7 +98,7 @@ func New(host string) (*Client, error) {
 		c.network = "tcp"
 		c.base = url.URL{Scheme: "https", Host: address}
 		var err error
-		if c.tls, err = certificates(os.Getenv("DOCKER_CERT_PATH"), address); err != nil {
+		if c.tls, err = certificates(certificateDir(), address); err != nil {
 			return nil, err
 		}
 	default:
@@ -116,6 +117,15 @@ func New(host string) (*Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
+}
+
+// certificateDir is where docker looks too.
+func certificateDir() string {
+	dir := os.Getenv("DOCKER_CERT_PATH")
+	if home, err := os.UserHomeDir(); dir == "" && os.Getenv("DOCKER_TLS_VERIFY") != "" && err == nil {
+		dir = filepath.Join(home, ".docker")
+	}
+	return dir
 }
 
 func certificates(dir, address string) (*tls.Config, error) {

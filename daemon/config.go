@@ -22,7 +22,8 @@ type Version struct{ Number, Commit, Built string }
 type Config struct {
 	Root  string   // durable state
 	Run   string   // state of this boot
-	Hosts []string // addresses to serve the API on, "unix:///…"
+	Hosts []string // addresses to serve the API on, "unix:///…" or "tcp://…"
+	TLS   TLS      // of tcp addresses
 	Debug bool     // log more
 
 	Version Version
@@ -69,9 +70,15 @@ func (c Config) complete() (Config, error) {
 		c.Hosts = []string{"unix://" + filepath.Join(c.Run, "gantry.sock")}
 	}
 	for _, h := range c.Hosts {
+		if address, ok := isTCP(h); ok {
+			if err := c.checkTCP(h, address); err != nil {
+				return c, err
+			}
+			continue
+		}
 		path, ok := strings.CutPrefix(h, "unix://")
 		if !ok {
-			return c, fmt.Errorf("host %s: only unix:// sockets are served yet", h)
+			return c, fmt.Errorf("host %s: only unix:// and tcp:// addresses are served", h)
 		}
 		if !filepath.IsAbs(path) || len(path) > 107 {
 			return c, fmt.Errorf("host %s: needs an absolute path of at most 107 bytes", h)

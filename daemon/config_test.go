@@ -32,7 +32,7 @@ func TestComplete(t *testing.T) {
 	}
 	for says, c := range map[string]Config{
 		"80 bytes":       {Run: "/" + strings.Repeat("x", 90)},
-		"only unix":      {Run: "/u", Hosts: []string{"tcp://1.2.3.4:5"}},
+		"only unix://":   {Run: "/u", Hosts: []string{"http://1.2.3.4:5"}},
 		"absolute path":  {Run: "/u", Hosts: []string{"unix://rel"}},
 		"most 107 bytes": {Run: "/u", Hosts: []string{"unix:///" + strings.Repeat("x", 107)}},
 	} {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,6 +103,12 @@ func (d *daemon) close() error {
 }
 
 func (d *daemon) open(ctx context.Context) (err error) {
+	var secret *tls.Config
+	if slices.ContainsFunc(d.Hosts, func(h string) bool { _, ok := isTCP(h); return ok }) {
+		if secret, err = d.TLS.config(); err != nil {
+			return err
+		}
+	}
 	if err := enterLeaf(cgroupRoot, delegated(cgroupRoot, "/proc/self/cgroup")); err != nil {
 		return err
 	}
@@ -141,6 +149,9 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		l, err := d.sockets.listen(h)
 		if err != nil {
 			return err
+		}
+		if _, ok := isTCP(h); ok {
+			l = tls.NewListener(l, secret)
 		}
 		d.listeners = append(d.listeners, l)
 		d.opened("socket", func() error { return ignoreClosed(l.Close()) })
@@ -195,6 +206,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		for _, h := range d.Hosts {
 			args = append(args, "--host", h)
 		}
+		args = append(args, d.TLS.args()...)
 		o.Guard = &keeper.Guard{Args: args, Env: os.Environ(), Dir: "/", Log: d.LogFile()}
 	}
 	k, err := keeper.Connect(ctx, o)

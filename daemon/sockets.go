@@ -84,6 +84,9 @@ const group = "gantry"
 // listen opens an address of the API, or takes it over from the daemon before:
 // calls made meanwhile have queued in it.
 func (s *sockets) listen(host string) (net.Listener, error) {
+	if address, ok := isTCP(host); ok {
+		return s.listenTCP(host, address)
+	}
 	path := strings.TrimPrefix(host, "unix://")
 	for _, f := range s.Take("api " + host) {
 		l, err := net.FileListener(f)
@@ -130,9 +133,10 @@ func (s *sockets) listen(host string) (net.Listener, error) {
 
 // close takes an address of the API away: calls to it are refused from then on.
 func (s *sockets) close(host string) error {
-	path := strings.TrimPrefix(host, "unix://")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if path, ok := strings.CutPrefix(host, "unix://"); ok {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	return s.Drop("api " + host)
 }

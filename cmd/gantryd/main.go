@@ -40,10 +40,14 @@ func run(args []string) error {
 		hosts = append(hosts, h)
 		return nil
 	})
+	f.BoolVar(&c.TLS.Verify, "tlsverify", false, "on tcp addresses, take only clients with a certificate; they are served no other way")
+	f.StringVar(&c.TLS.CA, "tlscacert", "", "file of the authority that signs clients' certificates")
+	f.StringVar(&c.TLS.Cert, "tlscert", "", "file of the daemon's certificate")
+	f.StringVar(&c.TLS.Key, "tlskey", "", "file of the daemon's key")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(os.Stdout)
-			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--host ADDRESS]... [--debug] [--version]")
+			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--host ADDRESS]... [--tlsverify --tlscacert FILE --tlscert FILE --tlskey FILE] [--debug] [--version]")
 			f.PrintDefaults()
 			return nil
 		}
