@@ -103,9 +103,12 @@ func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, ran time.Du
 	e.emit(now, "health_status: "+h.Status, nil)
 }
 
-// probeOnce runs the check in the container. Its timeout begins when the process
-// is asked for: one that cannot be made in time has failed like one that does
-// not end. A bounded number of checks is being started at a time, over all
+// checkStart bounds the making of a check's process. It is Docker's, and does
+// not count for the check's own timeout: a busy machine makes nobody sick.
+const checkStart = 30 * time.Second
+
+// probeOnce runs the check in the container. One whose process cannot be made
+// in time has failed like one that does not end in time. A bounded number of checks is being started at a time, over all
 // containers; those that run wait in the container and hold up no others. turn
 // has room for the one check of this container that is being started: who has
 // given up on one does not ask for a second beside it.
@@ -120,7 +123,7 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	x := &exec{x: Exec{ID: newID(), Container: c.ID, Config: ExecConfig{Command: cmd}}, probe: true, started: true}
 	out := &firstBytes{max: probeOutput}
 	p := Probe{Start: time.Now(), ExitCode: -1}
-	limit := time.NewTimer(hc.Timeout)
+	limit := time.NewTimer(e.checkStart)
 	defer limit.Stop()
 	failed := func(format string, args ...any) Probe {
 		p.End, p.Output = time.Now(), strings.TrimPrefix(out.String()+"\n"+fmt.Sprintf(format, args...), "\n")
@@ -129,7 +132,7 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	select {
 	case turn <- struct{}{}:
 	case <-limit.C:
-		return failed("the check could not be started within %s: one before it is still being started", hc.Timeout)
+		return failed("the check could not be started within %s: one before it is still being started", e.checkStart)
 	case <-ctx.Done():
 		return Probe{}
 	}
@@ -140,7 +143,7 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 		return Probe{}
 	}
 	p.Start = time.Now()
-	limit.Reset(hc.Timeout)
+	limit.Reset(e.checkStart)
 	e.keepExec(x)
 	defer func() {
 		e.mu.Lock()
@@ -174,13 +177,14 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	select {
 	case b = <-start:
 	case <-limit.C:
-		return failed("the check could not be started within %s", hc.Timeout)
+		return failed("the check could not be started within %s", e.checkStart)
 	case <-ctx.Done():
 		return Probe{}
 	}
 	if b.err != nil {
 		return failed("%v", b.err)
 	}
+	limit.Reset(hc.Timeout)
 	b.pipes.copy()
 	defer b.pipes.close()
 	select {
