@@ -20,7 +20,7 @@ import (
 func (s *server) containerList(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	f, err := readFilters(q, "id", "name", "label", "label!", "status", "network", "volume", "ancestor", "health", "exited",
-		"before", "since", "publish", "expose", "is-task")
+		"before", "since", "publish", "expose", "is-task", "isolation")
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func (f filters) container(c runtime.Container) bool {
 		f.labels(c.Config.Labels) &&
 		f.is("status", string(c.State)) &&
 		f.is("health", health) &&
+		f.is("isolation", "default") && // others are Windows'
 		(len(f["exited"]) == 0 || c.State == runtime.Exited && f.is("exited", strconv.Itoa(c.ExitCode))) &&
 		f.any("volume", func(v string) bool {
 			return slices.ContainsFunc(c.Mounts, func(m runtime.MountPoint) bool { return m.Name == v || m.Destination == v })

@@ -126,7 +126,8 @@ func (s *server) info(ctx context.Context, w http.ResponseWriter, _ *http.Reques
 }
 
 // eventKinds are the filters of events that name an object of their kind.
-var eventKinds = []string{"container", "image", "network", "volume", "daemon"}
+// Of the last five there is none here.
+var eventKinds = []string{"container", "image", "network", "volume", "daemon", "plugin", "service", "node", "secret", "config"}
 
 func (s *server) events(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()

@@ -37,9 +37,18 @@ func (f filters) event(e runtime.Event) bool {
 		return false
 	}
 	for _, kind := range eventKinds {
-		// An image is also found in the events of its containers, as Docker does.
-		if kind == "image" && e.Type == "container" {
-			if !f.is(kind, e.Attributes["image"]) {
+		// An image is also found in the events of its containers, and by its name
+		// without the tag, as Docker does.
+		if kind == "image" && (e.Type == "container" || e.Type == "image") {
+			name := e.Attributes["image"]
+			if e.Type == "image" {
+				name = e.Attributes["name"]
+			}
+			bare, _, _ := strings.Cut(name, "@")
+			if i := strings.LastIndexByte(bare, ':'); i > strings.LastIndexByte(bare, '/') {
+				bare = bare[:i]
+			}
+			if !f.is(kind, name, bare) && (e.Type == "container" || !f.is(kind, e.ID)) {
 				return false
 			}
 			continue
