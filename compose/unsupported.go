@@ -48,6 +48,10 @@ func Unsupported(p *Project) []error {
 	return r.errs
 }
 
+// InterfaceOption is the option of an endpoint's driver that names the
+// interface inside, as interface_name does.
+const InterfaceOption = "com.docker.network.endpoint.ifname"
+
 // refusals collects errors with their places.
 type refusals struct {
 	loc  *locator
@@ -123,8 +127,9 @@ func refuseNetworking(r *refusals, s Service) {
 			continue
 		}
 		at := "networks." + name + "."
-		r.service(s, len(n.DriverOpts) > 0, at+"driver_opts", "options of an endpoint are not supported yet")
-		r.service(s, n.Ipv6Address != "", at+"ipv6_address", "IPv6 is not supported yet")
+		for _, key := range sortedKeys(n.DriverOpts) {
+			r.service(s, key != InterfaceOption, at+"driver_opts."+key, "this option of an endpoint is not supported yet (only "+InterfaceOption+")")
+		}
 		r.service(s, len(n.LinkLocalIPs) > 0, at+"link_local_ips", "link-local addresses are not supported yet")
 		r.service(s, !n.ServiceNameAliasEnabled(), at+"use_service_name_alias", "leaving out the service's name is not supported yet")
 	}
@@ -138,12 +143,12 @@ func refuseStorage(r *refusals, s Service) {
 	r.service(s, len(s.VolumesFrom) > 0, "volumes_from", "taking another container's volumes is not supported yet; name the volumes in both")
 	for _, v := range s.Volumes {
 		switch v.Type {
-		case VolumeTypeBind, VolumeTypeVolume, VolumeTypeTmpfs:
+		case VolumeTypeBind, VolumeTypeVolume, VolumeTypeTmpfs, VolumeTypeImage:
 		default:
 			r.add(fmt.Sprintf("volumes of type %q are not supported yet", v.Type), "services", s.Name, "volumes", v.Source)
 		}
-		if v.Bind != nil && v.Bind.Recursive != "" && v.Bind.Recursive != "enabled" && v.Bind.Recursive != "disabled" {
-			r.add(fmt.Sprintf("bind.recursive %q is not supported yet (only enabled, disabled)", v.Bind.Recursive), "services", s.Name, "volumes", v.Source)
+		if v.Bind != nil && !slices.Contains([]string{"", "enabled", "disabled", "writable", "readonly"}, v.Bind.Recursive) {
+			r.add(fmt.Sprintf("bind.recursive %q is not supported yet (only enabled, disabled, writable, readonly)", v.Bind.Recursive), "services", s.Name, "volumes", v.Source)
 		}
 	}
 	for _, c := range s.Secrets {
@@ -170,6 +175,8 @@ func refuseSecurity(r *refusals, s Service) {
 		case key == "seccomp" && value != "":
 		case key == "apparmor" && value != "":
 		case key == "label" && value == "disable": // no labels are ever set
+		case key == "systempaths" && value == "unconfined":
+		case key == "writable-cgroups" && (value == "true" || value == "false"):
 		default:
 			if len(opt) > 60 {
 				opt = opt[:60] + "…"
@@ -218,13 +225,13 @@ func refuseLogging(r *refusals, s Service) {
 		return
 	}
 	switch s.Logging.Driver {
-	case "", "json-file":
+	case "", "json-file", "local":
 		for _, k := range slices.Sorted(maps.Keys(s.Logging.Options)) {
 			r.service(s, k != "max-size" && k != "max-file", "logging.options."+k, "this option is not supported yet (only max-size, max-file)")
 		}
 	case "none":
 	default:
-		r.service(s, true, "logging.driver", fmt.Sprintf("log driver %q is not supported yet (only json-file, none)", s.Logging.Driver))
+		r.service(s, true, "logging.driver", fmt.Sprintf("log driver %q is not supported yet (only json-file, local, none)", s.Logging.Driver))
 	}
 }
 
@@ -237,8 +244,7 @@ func refuseNetwork(r *refusals, name string, n Network) {
 			r.add(cause, append([]string{"networks", name}, strings.Split(key, ".")...)...)
 		}
 	}
-	refuse(n.Driver != "" && n.Driver != "bridge" && n.Driver != "default", "driver", fmt.Sprintf("network driver %q is not supported yet (only bridge)", n.Driver))
-	refuse(n.EnableIPv6 != nil && *n.EnableIPv6, "enable_ipv6", "IPv6 networks are not supported yet")
+	refuse(!slices.Contains([]string{"", "default", "bridge", "macvlan"}, n.Driver), "driver", fmt.Sprintf("network driver %q is not supported yet (only bridge, macvlan)", n.Driver))
 	refuse(n.EnableIPv4 != nil && !*n.EnableIPv4, "enable_ipv4", "networks without IPv4 are not supported yet")
 	refuse(n.Ipam.Driver != "" && n.Ipam.Driver != "default", "ipam.driver", fmt.Sprintf("address driver %q is not supported yet (only default)", n.Ipam.Driver))
 	refuse(len(n.Ipam.Options) > 0, "ipam.options", "options of the address driver are not supported yet")
@@ -284,6 +290,7 @@ func Notes(p *Project) []string {
 			at := "volumes." + v.Target + "."
 			note(v.Bind != nil && v.Type != VolumeTypeBind, at+"bind", "the mount is of type "+v.Type)
 			note(v.Volume != nil && v.Type != VolumeTypeVolume, at+"volume", "the mount is of type "+v.Type)
+			note(v.Image != nil && v.Type != VolumeTypeImage, at+"image", "the mount is of type "+v.Type)
 			note(v.Tmpfs != nil && v.Type != VolumeTypeTmpfs, at+"tmpfs", "the mount is of type "+v.Type)
 		}
 		for _, p := range s.Ports {

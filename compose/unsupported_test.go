@@ -26,15 +26,13 @@ func TestUnsupported(t *testing.T) {
 		{service: "userns_mode: private", want: "services.a.userns_mode:"},
 		{service: "network_mode: mynet", want: "services.a.network_mode:"},
 		{service: "external_links: [x]", want: "services.a.external_links:"},
-		{service: "networks: {default: {ipv6_address: '2001:db8::2'}}", want: "services.a.networks.default.ipv6_address: IPv6 is not supported yet"},
 		{service: "networks: {default: {link_local_ips: [1.2.3.4]}}", want: "services.a.networks.default.link_local_ips:"},
-		{service: "networks: {default: {driver_opts: {a: b}}}", want: "services.a.networks.default.driver_opts:"},
+		{service: "networks: {default: {driver_opts: {a: b}}}", want: "services.a.networks.default.driver_opts.a:"},
 		{service: "ports: ['80:80/sctp']", want: `services.a.ports: protocol "sctp"`},
 		{service: "volumes_from: [b]", want: "services.a.volumes_from:"},
-		{service: "volumes: [{type: image, source: x, target: /x}]", want: `compose.yaml:5: services.a.volumes.x: volumes of type "image"`},
-		{service: "volumes: [{type: bind, source: /x, target: /x, bind: {recursive: readonly}}]", want: `services.a.volumes./x: bind.recursive "readonly"`},
+		{service: "volumes: [{type: npipe, source: x, target: /x}]", want: `compose.yaml:5: services.a.volumes.x: volumes of type "npipe"`},
 		{service: "secrets: [{source: s, uid: me}]", rest: "secrets: {s: {environment: PASS}}", want: `services.a.secrets.s: owner "me" is no number`},
-		{service: "security_opt: ['systempaths=unconfined']", want: `services.a.security_opt: security option "systempaths=unconfined"`},
+		{service: "security_opt: ['systempaths=secret']", want: `services.a.security_opt: security option "systempaths=secret"`},
 		{service: "post_start: [{command: x}]", want: "services.a.post_start: hooks are"},
 		{service: "pre_stop: [{command: x}]", want: "services.a.pre_stop: hooks are"},
 		{service: "pre_start: [{command: x}]", want: "services.a.pre_start: hooks are"},
@@ -47,7 +45,6 @@ func TestUnsupported(t *testing.T) {
 		{service: "logging: {options: {tag: x}}", want: "services.a.logging.options.tag:"},
 		{service: "models: [m]", rest: "models: {m: {model: x}}", want: "compose.yaml:6: models.m: models are not supported yet"},
 		{service: "networks: [n]", rest: "networks: {n: {driver: overlay}}", want: `compose.yaml:6: networks.n.driver: network driver "overlay"`},
-		{service: "networks: [n]", rest: "networks: {n: {enable_ipv6: true}}", want: "networks.n.enable_ipv6:"},
 		{service: "networks: [n]", rest: "networks: {n: {enable_ipv4: false}}", want: "networks.n.enable_ipv4:"},
 		{service: "networks: [n]", rest: "networks: {n: {ipam: {driver: dhcp}}}", want: "networks.n.ipam.driver:"},
 		{service: "volumes: ['data:/v']", rest: "volumes: {data: {driver: rexray}}", want: `volumes.data.driver: volume driver "rexray"`},
@@ -91,17 +88,17 @@ func TestSupported(t *testing.T) {
     links: [b, "b:base"]
     logging: {driver: json-file, options: {max-size: 1m, max-file: "3"}}
     mac_address: 02:42:ac:11:00:01
-    networks: {default: {aliases: [x], ipv4_address: 10.9.9.9, priority: 3, interface_name: eth7}}
+    networks: {default: {aliases: [x], ipv4_address: 10.9.9.9, ipv6_address: 'fd00::9', priority: 3, driver_opts: {com.docker.network.endpoint.ifname: eth7}}}
     pid: "service:b"
     ports: ["80", "127.0.0.1:53:53/udp"]
     pull_policy: if_not_present
     restart: on-failure:3
     runtime: runc
-    security_opt: [no-new-privileges, seccomp=unconfined, "apparmor:x", "label:disable"]
+    security_opt: [no-new-privileges, seccomp=unconfined, "apparmor:x", "label:disable", systempaths=unconfined, writable-cgroups=true]
     userns_mode: host
-    volumes: [/anon, "./x:/x:z", "data:/v:nocopy", {type: tmpfs, target: /t}]
-  b: {image: b}
-networks: {default: {driver: bridge, ipam: {config: [{subnet: 10.9.9.0/24}]}}}
+    volumes: [/anon, "./x:/x:z", "data:/v:nocopy", {type: tmpfs, target: /t}, {type: image, source: b, target: /i, image: {subpath: x}}, {type: bind, source: /x, target: /y, bind: {recursive: readonly}}]
+  b: {image: b, logging: {driver: local}, networks: [lan]}
+networks: {default: {driver: bridge, enable_ipv6: true, ipam: {config: [{subnet: 10.9.9.0/24}, {subnet: 'fd00::/64'}]}}, lan: {driver: macvlan, driver_opts: {parent: eth0}}}
 volumes: {data: {driver: local, driver_opts: {type: tmpfs, o: size=1m, device: tmpfs}}}
 `)
 	for _, err := range Unsupported(p) {

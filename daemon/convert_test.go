@@ -121,6 +121,20 @@ func TestContainerConfig(t *testing.T) {
 		{"networks: {front: {aliases: [x], ipv4_address: 10.1.2.3, priority: 4}, back: {}}", func(c *spec.Config) {
 			c.Network.Endpoints = []spec.Endpoint{{Network: "behind", Aliases: []string{"a"}}, {Network: "p_front", Aliases: []string{"a", "x"}, IPv4: netip.MustParseAddr("10.1.2.3"), Priority: 4}}
 		}},
+		{"networks: {front: {ipv6_address: 'fd00::7', driver_opts: {com.docker.network.endpoint.ifname: lan0}}}", func(c *spec.Config) {
+			c.Network.Endpoints = []spec.Endpoint{{Network: "p_front", Aliases: []string{"a"}, IPv6: netip.MustParseAddr("fd00::7"), Interface: "lan0"}}
+		}},
+		{"security_opt: [systempaths=unconfined, writable-cgroups=true]", func(c *spec.Config) {
+			c.MaskedPaths, c.ReadonlyPaths, c.WritableCgroups = []string{}, []string{}, new(true)
+		}},
+		{"logging: {driver: local}", func(c *spec.Config) { c.Log.Driver = "local" }},
+		{"volumes: [{type: image, source: box, target: /i, image: {subpath: x}}, {type: bind, source: /x, target: /y, read_only: true, bind: {recursive: readonly}}, {type: bind, source: /x, target: /z, read_only: true, bind: {recursive: writable}}]", func(c *spec.Config) {
+			c.Mounts = []spec.Mount{
+				{Type: "image", Source: "box", Target: "/i", Subpath: "x"},
+				{Type: "bind", Source: "/x", Target: "/y", ReadOnly: true, DeepReadOnly: true, CreateHostPath: true},
+				{Type: "bind", Source: "/x", Target: "/z", ReadOnly: true, ShallowReadOnly: true, CreateHostPath: true},
+			}
+		}},
 		{"network_mode: host", func(c *spec.Config) { c.Network.Mode, c.Network.Endpoints = "host", nil }},
 		{"network_mode: service:b", func(c *spec.Config) { c.Network.Mode, c.Network.Endpoints = "container:p-b-1", nil }},
 		{"links: ['b', 'b:db']", func(c *spec.Config) { c.Network.Links = []string{"b:db"} }},
@@ -170,7 +184,8 @@ func TestContainerConfigRefuses(t *testing.T) {
 	for yaml, says := range map[string]string{
 		"logging: {options: {max-size: big}}":                     "max-size",
 		"networks: {front: {ipv4_address: ten}}":                  "ipv4_address",
-		"security_opt: [systempaths=unconfined]":                  "systempaths",
+		"security_opt: [systempaths=secret]":                      "systempaths",
+		"networks: {front: {ipv6_address: six}}":                  "ipv6_address",
 		"logging: {driver: json-file, options: {max-file: none}}": "max-file",
 	} {
 		_, err := containerConfig(runSpec(loaded(t, yaml), "a", 1))

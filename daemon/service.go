@@ -202,6 +202,13 @@ func security(c *spec.Config, opts []string) error {
 			c.Seccomp = value
 		case "apparmor":
 			c.AppArmor = value
+		case "systempaths": // only unconfined passes compose.Unsupported
+			if value != "unconfined" {
+				return invalid("security option %q is not supported", opt)
+			}
+			c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
+		case "writable-cgroups":
+			c.WritableCgroups = new(value != "false")
 		case "label":
 			// Only label=disable passes compose.Unsupported: nothing is labelled.
 		default:
@@ -343,12 +350,19 @@ func endpoints(r scheduler.RunSpec) ([]spec.Endpoint, error) {
 			ep.Aliases = append(ep.Aliases, cfg.Aliases...)
 			ep.MacAddress, ep.Interface = cfg.MacAddress, cfg.InterfaceName
 			ep.Priority, ep.GwPriority = cfg.Priority, cfg.GatewayPriority
-			if cfg.Ipv4Address != "" {
-				addr, err := netip.ParseAddr(cfg.Ipv4Address)
-				if err != nil {
-					return nil, invalid("networks.%s.ipv4_address %q is no address", key, cfg.Ipv4Address)
+			ep.Interface = cmp.Or(ep.Interface, cfg.DriverOpts[compose.InterfaceOption])
+			for _, a := range []struct {
+				field, text string
+				to          *netip.Addr
+			}{{"ipv4_address", cfg.Ipv4Address, &ep.IPv4}, {"ipv6_address", cfg.Ipv6Address, &ep.IPv6}} {
+				if a.text == "" {
+					continue
 				}
-				ep.IPv4 = addr
+				addr, err := netip.ParseAddr(a.text)
+				if err != nil {
+					return nil, invalid("networks.%s.%s %q is no address", key, a.field, a.text)
+				}
+				*a.to = addr
 			}
 		}
 		all = append(all, ep)
@@ -437,6 +451,8 @@ func volumeMount(r scheduler.RunSpec, v compose.ServiceVolume) (spec.Mount, erro
 			m.CreateHostPath = bool(b.CreateHostPath)
 			m.Propagation = b.Propagation
 			m.NonRecursive = b.Recursive == "disabled"
+			m.ShallowReadOnly = b.Recursive == "writable"
+			m.DeepReadOnly = b.Recursive == "readonly"
 		}
 	case compose.VolumeTypeVolume:
 		if v.Source != "" {
@@ -444,6 +460,10 @@ func volumeMount(r scheduler.RunSpec, v compose.ServiceVolume) (spec.Mount, erro
 		}
 		if o := v.Volume; o != nil {
 			m.NoCopy, m.Subpath, m.Labels = o.NoCopy, o.Subpath, o.Labels
+		}
+	case compose.VolumeTypeImage:
+		if i := v.Image; i != nil {
+			m.Subpath = i.SubPath
 		}
 	case compose.VolumeTypeTmpfs:
 		if t := v.Tmpfs; t != nil {

@@ -85,7 +85,6 @@ var elsewhere = map[string]string{
 	"Attach":                          "read by the client that attaches",
 	"PullRefreshAfter":                "belongs to pull policies that are refused",
 	"Links":                           "the scheduler's graph; other names are refused",
-	"Volumes.Image":                   "belongs to a type that is refused",
 	"Volumes.Consistency":             "means nothing on Linux",
 	"Volumes.Bind.SELinux":            "asks for labels, and gantry labels nothing",
 	"Ports.Name":                      "is for readers",
