@@ -32,7 +32,7 @@ func (a *app) groups() []group {
 			{"volumes", a.volumesCommand}, {"port", a.portCommand}, {"top", a.topCommand}, {"stats", a.statsCommand},
 			{"events", a.eventsCommand}, {"wait", a.waitCommand},
 		}},
-		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}}},
+		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}, {"cp", a.cpCommand}, {"export", a.exportCommand}}},
 		{"object", "Objects:", []maker{
 			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand},
 		}},

@@ -92,7 +92,7 @@ func TestEveryFlagOfDockerCompose(t *testing.T) {
 
 // Every command of docker compose that is not there yet says so.
 func TestNotSupportedYet(t *testing.T) {
-	for _, name := range []string{"alpha", "bridge", "build", "commit", "cp", "export", "publish", "pull", "push", "run", "watch"} {
+	for _, name := range []string{"alpha", "bridge", "build", "commit", "publish", "pull", "push", "run", "watch"} {
 		for _, args := range [][]string{{name}, {name, "--whatever", "x"}, {"-f", "none.yaml", name, "-h"}} {
 			if r := run(t, nil, args...); r.code != 1 || !strings.Contains(r.err, "`gantry "+name+"` is not supported yet") || r.out != "" {
 				t.Errorf("%v: got %+v", args, r)

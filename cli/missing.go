@@ -34,8 +34,6 @@ func missingCommands() []*cobra.Command {
 		{"bridge", ""},
 		{"build", "load a finished image with `gantry image load`"},
 		{"commit", ""},
-		{"cp", "pass files through `gantry exec -T SERVICE tar`"},
-		{"export", ""},
 		{"publish", ""},
 		{"pull", "load an image with `gantry image load` or `gantry image import`"},
 		{"push", ""},
