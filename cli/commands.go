@@ -34,7 +34,7 @@ func (a *app) groups() []group {
 		}},
 		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}, {"cp", a.cpCommand}, {"export", a.exportCommand}}},
 		{"object", "Objects:", []maker{
-			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand},
+			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand}, {"system", a.systemCommand},
 		}},
 		{"gantry", "gantry itself:", []maker{
 			{"daemon", a.daemonCommand}, {"completion", a.completionCommand}, {"man", a.manCommand}, {"version", a.versionCommand},

@@ -16,7 +16,7 @@ func (a *app) containerCommand() *cobra.Command {
 	container := noun("container", "Containers")
 	container.AddCommand(a.containerListCommand(), a.containerLogsCommand(), a.containerStatsCommand(), a.containerExecCommand(),
 		a.containerAttachCommand(), a.containerRemoveCommand(), a.containerTopCommand(), a.containerWaitCommand(), a.containerRenameCommand(),
-		a.containerCpCommand(), a.containerExportCommand(), a.containerDiffCommand(),
+		a.containerCpCommand(), a.containerExportCommand(), a.containerDiffCommand(), a.containerPruneCommand(), a.containerUpdateCommand(), a.containerCommitCommand(),
 		a.containerStopCommand("stop", "Stop containers", (*client.Client).StopContainer),
 		a.containerStopCommand("restart", "Restart containers", (*client.Client).RestartContainer),
 		a.containerVerb("start", "Start containers", (*client.Client).StartContainer),
@@ -30,7 +30,7 @@ func (a *app) containerCommand() *cobra.Command {
 		})
 	kill.Flags().StringVarP(&signal, "signal", "s", "SIGKILL", "`signal` to send")
 	container.AddCommand(kill)
-	for _, name := range []string{"commit", "create", "prune", "run", "update"} {
+	for _, name := range []string{"create", "run"} {
 		container.AddCommand(notYet(name, ""))
 	}
 	return container

@@ -31,7 +31,7 @@ func (a *app) networkCommand() *cobra.Command {
 			})
 		},
 	}
-	network.AddCommand(a.networkListCommand(), a.networkCreateCommand(), rm, notYet("prune", ""),
+	network.AddCommand(a.networkListCommand(), a.networkCreateCommand(), rm, a.networkPruneCommand(),
 		a.inspectCommand("networks", a.completeNetworks, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Network(ctx, ref) }),
 		a.networkConnectCommand(), a.networkDisconnectCommand())
 	return network

@@ -12,7 +12,7 @@ import (
 
 func (a *app) volumeCommand() *cobra.Command {
 	volume := noun("volume", "Volumes")
-	volume.AddCommand(a.volumeListCommand(), a.volumeCreateCommand(), notYet("prune", ""), notYet("update", ""),
+	volume.AddCommand(a.volumeListCommand(), a.volumeCreateCommand(), a.volumePruneCommand(), notYet("update", ""),
 		a.inspectCommand("volumes", a.completeVolumes, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Volume(ctx, ref) }))
 	var force bool
 	rm := &cobra.Command{

@@ -45,6 +45,11 @@ type (
 	Event            = events.Message
 	Info             = system.Info
 	Version          = system.VersionResponse
+	DiskUsage        = system.DiskUsage
+	ImageStep        = image.HistoryResponseItem
+	UpdateConfig     = container.UpdateConfig
+	Resources        = container.Resources
+	RestartPolicy    = container.RestartPolicy
 )
 
 // Filters narrow a list: an object is in it when, for every key, one of the
