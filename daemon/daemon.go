@@ -29,6 +29,13 @@ import (
 // stop; whoever follows a stream has been told by then.
 const draining = 2 * time.Second
 
+// Bounds of what a connection may take: how long it is kept for another
+// request, and the bytes of a request's head.
+const (
+	idling    = 5 * time.Minute
+	maxHeader = 256 << 10
+)
+
 // Run serves until ctx ends or a call stops the daemon. ready is told when
 // requests are answered; it may be nil.
 //
@@ -258,6 +265,8 @@ func (d *daemon) serve(ctx context.Context) error {
 			Log:    d.Log,
 		}),
 		ReadHeaderTimeout: time.Minute,
+		IdleTimeout:       idling,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(d.Log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

@@ -22,6 +22,8 @@ const (
 	maxBody = 4 << 20
 	// A goal carries the contents of secrets and configs.
 	maxGoal = 64 << 20
+	// bodyPatience is how long JSON may take to arrive.
+	bodyPatience = time.Minute
 )
 
 var errNoBody = invalid("got EOF while reading request body: it wants JSON")
@@ -30,7 +32,12 @@ var errNoBody = invalid("got EOF while reading request body: it wants JSON")
 // refused by name unless it says nothing (null, false, 0, empty), which is how
 // older and newer clients send what they do not use.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	// A client that sends a byte now and then must not keep a connection and a
+	// goroutine for ever.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyPatience))
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	_ = control.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		return invalid("the request's body is larger than %d bytes", maxBody)
