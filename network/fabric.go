@@ -167,7 +167,10 @@ func (f *Fabric) HostGateway() netip.Addr {
 // Warnings says what on this machine keeps packets of containers from their
 // way, one sentence each with what to do about it.
 func (f *Fabric) Warnings() []string {
-	drops, err := foreignDrops(f.tag)
+	f.mu.Lock()
+	six := f.joined6
+	f.mu.Unlock()
+	drops, err := foreignDrops(f.tag, six)
 	if err != nil {
 		return []string{"cannot read the host's firewall: " + err.Error()}
 	}

@@ -331,9 +331,9 @@ func removeFrom(c *nftables.Conn, ch *nftables.Chain, links string) error {
 	return nil
 }
 
-// foreignDrops names the chains of other people that drop forwarded packets
-// and do not know this instance's bridges.
-func foreignDrops(tag string) ([]string, error) {
+// foreignDrops names the chains of other people that drop forwarded packets,
+// of IPv6 if asked, and do not know this instance's bridges.
+func foreignDrops(tag string, six bool) ([]string, error) {
 	c, err := dialNFT()
 	if err != nil {
 		return nil, err
@@ -347,13 +347,19 @@ func foreignDrops(tag string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	docker6, err := dockerUser(c, ipv6())
+	if err != nil {
+		return nil, err
+	}
 	var found []string
 	for _, ch := range chains {
-		ip := ch.Table.Family == nftables.TableFamilyIPv4 || ch.Table.Family == nftables.TableFamilyINet
+		ip := ch.Table.Family == nftables.TableFamilyIPv4 || ch.Table.Family == nftables.TableFamilyINet || six && ch.Table.Family == nftables.TableFamilyIPv6
 		if !ip || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || strings.HasPrefix(ch.Table.Name, "gantry-") {
 			continue
 		}
-		if docker != nil && ch.Table.Name == docker.Table.Name && ch.Table.Family == docker.Table.Family {
+		if slices.ContainsFunc([]*nftables.Chain{docker, docker6}, func(d *nftables.Chain) bool {
+			return d != nil && ch.Table.Name == d.Table.Name && ch.Table.Family == d.Table.Family
+		}) {
 			continue // we have our rules there
 		}
 		rules, err := c.GetRules(ch.Table, ch)
@@ -373,8 +379,11 @@ func foreignDrops(tag string) ([]string, error) {
 			continue
 		}
 		family := "ip"
-		if ch.Table.Family == nftables.TableFamilyINet {
+		switch ch.Table.Family {
+		case nftables.TableFamilyINet:
 			family = "inet"
+		case nftables.TableFamilyIPv6:
+			family = "ip6"
 		}
 		at := fmt.Sprintf("%s %s %s", family, ch.Table.Name, ch.Name)
 		found = append(found, fmt.Sprintf("nftables chain %q drops packets to and from containers (%s); add to it: "+

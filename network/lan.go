@@ -314,7 +314,8 @@ func (f *Fabric) makeBridge(ctx context.Context, l *lan) error {
 		return err
 	}
 	if first {
-		drops, err := foreignDrops(f.tag)
+		_, six := l.subnet6()
+		drops, err := foreignDrops(f.tag, six)
 		if err != nil {
 			f.log.Warn("cannot read the host's firewall", "error", err)
 		}

@@ -184,8 +184,17 @@ func (e *Engine) volumeMount(ctx context.Context, p MountPoint, m spec.Mount, lo
 			return m, fmt.Errorf("fill volume %s from the image: %w", name, err)
 		}
 	}
-	m.Type, m.Source = spec.MountBind, src.Device
-	return m, nil
+	m.Type, m.Source, m.NonRecursive = spec.MountBind, src.Device, !src.Recursive
+	for _, o := range src.Options {
+		switch {
+		case o == "ro" || o == "rw" || o == "defaults":
+		case volume.Propagation(o):
+			m.Propagation = o
+		default:
+			m.BindOptions = append(m.BindOptions, o)
+		}
+	}
+	return m, e.checkPropagation(m)
 }
 
 // holdBelow binds what lies at sub below base to the path at, so that whoever

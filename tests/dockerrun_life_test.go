@@ -191,7 +191,9 @@ func (m *machine) labelsAndFiles() {
 	}
 	m.dockerOK("rm", "labelled")
 	code, text := m.api("POST", "/v1.44/containers/create?name=noted", map[string]any{"Image": "busybox", "HostConfig": map[string]any{"Annotations": map[string]string{"note": "this"}}})
-	var shown struct{ HostConfig struct{ Annotations map[string]string } }
+	var shown struct {
+		HostConfig struct{ Annotations map[string]string }
+	}
 	if err := json.Unmarshal([]byte(m.dockerOK("inspect", "-f", "{{json .}}", "noted")), &shown); err != nil || code != 201 {
 		t.Fatalf("%d %s %v", code, text, err)
 	}

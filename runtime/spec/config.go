@@ -106,6 +106,9 @@ type Mount struct {
 	ShallowReadOnly bool `json:",omitempty"`
 	DeepReadOnly    bool `json:",omitempty"`
 
+	// BindOptions are further flags of a bind, as mount(8) writes them: "noexec".
+	BindOptions []string `json:",omitempty"`
+
 	// Anonymous, of a volume with a Source: it was made for an earlier container
 	// in this one's place, and goes with this one.
 	Anonymous bool `json:",omitempty"`
@@ -231,14 +234,13 @@ type Network struct {
 
 // Endpoint is a place on a network.
 type Endpoint struct {
-	Network    string            // name or id
-	Aliases    []string          `json:",omitempty"` // further DNS names on this network
-	IPv4, IPv6 netip.Addr        `json:",omitzero"`  // zero: the next free one
-	MacAddress string            `json:",omitempty"`
-	Interface  string            `json:",omitempty"` // "": ethN
-	Priority   int               `json:",omitempty"` // higher is connected first
-	GwPriority int               `json:",omitempty"` // highest gives the default route
-	Options    map[string]string `json:",omitempty"`
+	Network    string     // name or id
+	Aliases    []string   `json:",omitempty"` // further DNS names on this network
+	IPv4, IPv6 netip.Addr `json:",omitzero"`  // zero: the next free one
+	MacAddress string     `json:",omitempty"`
+	Interface  string     `json:",omitempty"` // "": ethN
+	Priority   int        `json:",omitempty"` // higher is connected first
+	GwPriority int        `json:",omitempty"` // highest gives the default route
 }
 
 // Port publishes a container's port on the host. Ranges are expanded by

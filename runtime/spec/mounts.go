@@ -229,6 +229,7 @@ func bindMount(m Mount, h Host) specs.Mount {
 		options[0] = "bind"
 	}
 	options = append(options, cmp.Or(m.Propagation, "rprivate"))
+	options = append(options, m.BindOptions...)
 	if m.ReadOnly {
 		options = append(options, "ro")
 		if !m.NonRecursive && !m.ShallowReadOnly && h.Kernel.AtLeast(5, 12) {

@@ -18,6 +18,12 @@ var flags = []string{
 // Propagations of a bind.
 var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 
+// Propagation says whether an option of a bind is one.
+func Propagation(option string) bool { return slices.Contains(propagations, option) }
+
+// superblock are flags of a whole file system, which a bind of it cannot have.
+var superblock = []string{"sync", "async", "dirsync"}
+
 // Options of tmpfs(5) that have a value.
 var tmpfsValues = []string{"size", "nr_blocks", "nr_inodes", "mode", "uid", "gid", "huge", "mpol"}
 
@@ -63,7 +69,9 @@ func bindSource(kind, device string, opts []string) (Source, error) {
 			bind = true
 		case o == "rbind":
 			bind, s.Recursive = true, true
-		case slices.Contains(flags, o) || slices.Contains(propagations, o):
+		case slices.Contains(superblock, o):
+			return Source{}, fmt.Errorf("volume option o=%s belongs to the file system below a bind: mount that with it: %w", o, errdefs.ErrInvalidArgument)
+		case slices.Contains(flags, o) || Propagation(o):
 			s.add(o)
 		default:
 			return Source{}, unknownOption(o, "a bind")
