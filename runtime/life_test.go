@@ -240,7 +240,7 @@ func TestCreateFails(t *testing.T) {
 		{"bind source", func(c *Config) {
 			c.Mounts = []spec.Mount{{Type: "volume", Target: "/a"}, {Type: "bind", Source: "/no/such/place", Target: "/b"}}
 		}, "/no/such/place"},
-		{"network", func(c *Config) { c.Network = spec.Network{Endpoints: []spec.Endpoint{{Network: "nowhere"}}} }, "nowhere"},
+		{"volumes of nobody", func(c *Config) { c.VolumesFrom = []string{"nobody"} }, "nobody"},
 		{"peer", func(c *Config) { c.PidMode = "container:nobody" }, "nobody"},
 		{"option", func(c *Config) { c.StopSignal = "SIGNONE" }, "stop_signal"},
 	} {
@@ -258,6 +258,15 @@ func TestCreateFails(t *testing.T) {
 	c, err := h.e.Create(background(t), "unlucky", cfg) // the name is free again
 	must(t, err)
 	h.gone(t, c.ID)
+	// A network may come later: it is looked for when the container starts.
+	lost := box("true")
+	lost.Network = spec.Network{Endpoints: []spec.Endpoint{{Network: "nowhere"}}}
+	l, err := h.e.Create(background(t), "lost", lost)
+	must(t, err)
+	h.gone(t, l.ID)
+	if err := h.e.Start(background(t), l.ID); !isNotFound(err) || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("a start on no network: %v", err)
+	}
 	if _, err := h.e.Create(background(t), "unlucky", cfg); !errdefs.IsConflict(err) {
 		t.Errorf("the name twice: %v", err)
 	}
