@@ -219,9 +219,14 @@ func (u *localUnpacker) entry(h *tar.Header, content io.Reader) error {
 			return err
 		}
 		if u.owners {
-			return u.root.Lchown(h.Name, h.Uid, h.Gid)
+			if err := u.root.Lchown(h.Name, h.Uid, h.Gid); err != nil {
+				return err
+			}
 		}
-		return nil
+		at := unix.NsecToTimespec(h.ModTime.UnixNano())
+		return u.inDir(h.Name, func(dir int, name string) error {
+			return unix.UtimesNanoAt(dir, name, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
+		})
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		if err := u.node(h); err != nil {
 			return err
@@ -272,13 +277,20 @@ func (u *localUnpacker) regular(h *tar.Header, content io.Reader) error {
 }
 
 func (u *localUnpacker) node(h *tar.Header) error {
-	dir, err := u.root.Open(path.Dir(h.Name))
+	kind := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
+	return u.inDir(h.Name, func(dir int, name string) error {
+		return unix.Mknodat(dir, name, kind|0o600, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))))
+	})
+}
+
+// inDir does what os.Root cannot, in the directory of a name.
+func (u *localUnpacker) inDir(name string, do func(dir int, name string) error) error {
+	dir, err := u.root.Open(path.Dir(name))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	kind := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
-	return unix.Mknodat(int(dir.Fd()), path.Base(h.Name), kind|0o600, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))))
+	return do(int(dir.Fd()), path.Base(name))
 }
 
 // finish sets the modes and times of directories, those below before those

@@ -117,9 +117,6 @@ func (e *Engine) PutArchive(ctx context.Context, ref, name string, o PutOptions,
 		q.Owner = c.Config.User
 	}
 	t, ct, err := e.transfer(ctx, ref, q)
-	if errdefs.IsInvalidArgument(err) && !o.ToUser {
-		return fmt.Errorf("extraction point is not a directory: %w", errdefs.ErrInvalidArgument)
-	}
 	if err != nil {
 		return copyError(err, ref, name)
 	}

@@ -32,7 +32,7 @@ func StatIn(root *os.File, name string) (PathStat, error) {
 	}
 	defer p.close()
 	st := p.st
-	out := PathStat{Name: p.name, Size: st.Size, Mode: fileMode(st.Mode), ModTime: time.Unix(st.Mtim.Unix())}
+	out := PathStat{Name: p.name, Size: st.Size, Mode: fileMode(st.Mode), ModTime: time.Unix(st.Mtim.Unix()).UTC()}
 	if out.Mode&fs.ModeSymlink != 0 {
 		out.LinkTarget, err = resolve(root, name)
 	}

@@ -336,6 +336,44 @@ func TestUnpackSparse(t *testing.T) {
 	}
 }
 
+// A directory of more names than are held at a time.
+func TestPackHugeDirectory(t *testing.T) {
+	const many = nameBatch + nameBatch/8
+	dir, err := os.MkdirTemp("/dev/shm", "gantry-rootfs-")
+	if err != nil {
+		t.Skipf("needs a place in memory: %v", err)
+	}
+	defer os.RemoveAll(dir)
+	for i := range many {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(Pack(w, root, "/")) }()
+	seen := map[string]bool{}
+	for a := tar.NewReader(r); ; {
+		h, err := a.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if seen[h.Name] {
+			t.Errorf("%s comes twice", h.Name)
+		}
+		seen[h.Name] = true
+	}
+	if len(seen) != many+1 {
+		t.Errorf("%d entries of %d", len(seen), many+1)
+	}
+}
+
 func TestUnpackBroken(t *testing.T) {
 	x := newPlot(t)
 	good := archiveOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "f", Linkname: strings.Repeat("x", 5000), Mode: 0o644})

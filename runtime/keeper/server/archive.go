@@ -132,7 +132,8 @@ func (s *Server) startHelper(q keeper.ArchiveRequest, outcome, data *os.File) (_
 	h := &helper{id: q.ID, writes: q.Op == keeper.ArchivePut, done: make(chan struct{})}
 	h.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{"gantry-runtime", "archive", stage}, Dir: "/",
-		Env: []string{"GOMAXPROCS=1"}, Stderr: os.Stderr,
+		Env:         []string{"GOMAXPROCS=1", "TZ="}, // with it, no file of the container's says what time it is
+		Stderr:      os.Stderr,
 		ExtraFiles:  []*os.File{request, theirs, outcome, data, namespace, program},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

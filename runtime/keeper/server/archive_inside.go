@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"unsafe"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
@@ -134,8 +134,11 @@ func transfer(q keeper.ArchiveRequest, root *os.File, ready func(rootfs.PathStat
 
 func putOptions(q keeper.ArchiveRequest, root *os.File) (o rootfs.UnpackOptions, err error) {
 	o.NoOverwrite = q.NoOverwrite
+	notDir := keeper.Classed(errdefs.ErrInvalidArgument, errors.New("extraction point is not a directory")) // Docker's words
 	dir, err := rootfs.OpenIn(root, q.Path, unix.O_PATH)
-	if err != nil {
+	if errors.Is(err, unix.ENOTDIR) {
+		return o, notDir
+	} else if err != nil {
 		return o, err
 	}
 	defer dir.Close()
@@ -144,7 +147,7 @@ func putOptions(q keeper.ArchiveRequest, root *os.File) (o rootfs.UnpackOptions,
 		return o, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return o, &fs.PathError{Op: "unpack to", Path: q.Path, Err: unix.ENOTDIR}
+		return o, notDir
 	}
 	if q.Owner != "" {
 		u, err := rootfs.LookupUser(root, q.Owner, nil)
