@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type attach struct {
 	wake  *sync.Cond
 	queue [][]byte
 	size  int
+	most  int  // it ever was
 	over  bool // nothing more comes
 	gone  bool // nobody reads
 }
@@ -66,6 +68,14 @@ func (io *stdio) attach(out *os.File, stdout, stderr bool) error {
 		io.mu.Lock()
 		delete(io.attaches, a)
 		io.mu.Unlock()
+		a.mu.Lock()
+		a.queue = nil
+		large := a.most > 1<<20
+		a.mu.Unlock()
+		if large {
+			// Otherwise a program as idle as this one keeps it for minutes.
+			debug.FreeOSMemory()
+		}
 	})
 	return nil
 }
@@ -100,6 +110,7 @@ func (a *attach) push(s logs.Stream, p []byte) {
 	b = append(b, p...)
 	a.queue = append(a.queue, b)
 	a.size += len(b)
+	a.most = max(a.most, a.size)
 	a.wake.Signal()
 }
 
