@@ -181,11 +181,10 @@ func (t *Transfer) end() error {
 
 // Close ends the transfer, wherever it stands. It may be called beside the other
 // methods, and again.
-func (t *Transfer) Close() error {
+func (t *Transfer) Close() {
 	for _, f := range []*os.File{t.data, t.outcome} {
 		if f != nil {
 			f.Close()
 		}
 	}
-	return nil
 }
