@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"gantry/runtime/rootfs"
@@ -57,8 +58,13 @@ func isMountPoint(dir string) bool {
 // filled from the image, and the contents of files are written, on the way.
 // release, never nil, is called when the binds are made.
 func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out []spec.Mount, release func(), err error) {
-	var held []string
+	var held, lent []string
 	release = func() {
+		for _, path := range lent {
+			if err := e.takeBack(path); err != nil {
+				e.Log.Error("take a mount back from the keeper", "container", c.Name, "error", err)
+			}
+		}
 		for _, path := range held {
 			if err := letGo(path); err != nil {
 				e.Log.Error("let go of a volume's directory", "container", c.Name, "error", err)
@@ -72,9 +78,6 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 		switch m.Type {
 		case spec.MountBind:
 			if err := bindSource(m); err != nil {
-				return nil, release, err
-			}
-			if err := e.checkPropagation(m); err != nil {
 				return nil, release, err
 			}
 			out = append(out, m)
@@ -110,8 +113,36 @@ func (e *Engine) mounts(ctx context.Context, c Container, lower []string) (out [
 			out = append(out, m)
 		}
 	}
+	if !slices.ContainsFunc(out, func(m spec.Mount) bool { return m.Type == spec.MountBind }) {
+		return out, release, nil
+	}
+	seen, err := e.sight()
+	if err != nil {
+		return nil, release, err
+	}
+	for i, m := range out {
+		if m.Type != spec.MountBind || slices.Contains(held, m.Source) { // held ones are where both see them
+			continue
+		}
+		if err := seen.checkPropagation(m); err != nil {
+			return nil, release, err
+		}
+		at := filepath.Join(e.Run, "rootfs", lentPrefix+c.ID+"."+strconv.Itoa(i))
+		source, moved, err := e.lend(seen, m, at)
+		if err != nil {
+			return nil, release, fmt.Errorf("bind mount %s: %w", m.Source, err)
+		}
+		if moved {
+			lent = append(lent, at)
+			out[i].Source = source
+		}
+	}
 	return out, release, nil
 }
+
+// lentPrefix begins the names of mounts on loan, in a directory whose mounts
+// the keeper alone sees.
+const lentPrefix = "lent."
 
 // heldAt is where the i-th mount of a container is held until the keeper has
 // taken it over.
@@ -194,7 +225,7 @@ func (e *Engine) volumeMount(ctx context.Context, p MountPoint, m spec.Mount, lo
 			m.BindOptions = append(m.BindOptions, o)
 		}
 	}
-	return m, e.checkPropagation(m)
+	return m, nil
 }
 
 // holdBelow binds what lies at sub below base to the path at, so that whoever

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,13 +19,20 @@ import (
 
 // mountEntry is a line of mountinfo: proc_pid_mountinfo(5).
 type mountEntry struct {
+	Device string // of the file system, "8:1"
+	Root   string // what of it is shown
 	Point  string
 	Shared string // its peer group
 	Slave  string // the group it receives from
 }
 
+func (m mountEntry) compare(o mountEntry) int {
+	return cmp.Or(strings.Compare(m.Point, o.Point), strings.Compare(m.Device, o.Device), strings.Compare(m.Root, o.Root),
+		strings.Compare(m.Shared, o.Shared), strings.Compare(m.Slave, o.Slave))
+}
+
 // checkPropagation says why events could not pass a bind mount as it asks.
-func (e *Engine) checkPropagation(m spec.Mount) error {
+func (s sight) checkPropagation(m spec.Mount) error {
 	var slave bool
 	switch m.Propagation {
 	case "shared", "rshared":
@@ -37,10 +45,7 @@ func (e *Engine) checkPropagation(m spec.Mount) error {
 	if err != nil {
 		return fmt.Errorf("bind mount %s: %w", m.Source, err)
 	}
-	here, err := mountOf("/proc/self/mountinfo", source)
-	if err != nil {
-		return fmt.Errorf("bind mount %s: %w", m.Source, err)
-	}
+	here := mountOf(s.here, source)
 	if here.Shared == "" && (!slave || here.Slave == "") {
 		kind := "a shared mount"
 		if slave {
@@ -49,36 +54,35 @@ func (e *Engine) checkPropagation(m spec.Mount) error {
 		return fmt.Errorf("bind mount %s: %s: path %s is mounted on %s but it is not %s; make it one (mount --make-shared %s), or leave %s out: %w",
 			m.Source, m.Propagation, m.Source, here.Point, kind, here.Point, m.Propagation, errdefs.ErrInvalidArgument)
 	}
-	// The keeper makes the mount, in a mount namespace of its own. What was
-	// mounted since it started has come to it only if its parent is shared.
-	there, err := mountOf(fmt.Sprintf("/proc/%d/mountinfo", e.Keeper.Pid()), source)
-	if err != nil {
-		return fmt.Errorf("bind mount %s: %w", m.Source, err)
-	}
-	if there.Point != here.Point || there.Shared != here.Shared {
-		return fmt.Errorf("bind mount %s: %s: gantry does not see the mount on %s, which was made after it was started, below a mount that is not shared; make / shared (mount --make-rshared /) before gantry starts: %w",
-			m.Source, m.Propagation, here.Point, errdefs.ErrFailedPrecondition)
-	}
 	return nil
 }
 
 // mountOf finds the mount a path without symbolic links lies on: of those that
 // contain it the innermost, of several on one place the last, which hides the
 // others.
-func mountOf(table, path string) (best mountEntry, err error) {
-	f, err := os.Open(table)
-	if err != nil {
-		return best, err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		m, ok := parseMountEntry(lines.Text())
-		if ok && within(path, m.Point) && len(m.Point) >= len(best.Point) {
+func mountOf(table []mountEntry, path string) (best mountEntry) {
+	for _, m := range table {
+		if within(path, m.Point) && len(m.Point) >= len(best.Point) {
 			best = m
 		}
 	}
-	return best, lines.Err()
+	return best
+}
+
+func readMounts(path string) (table []mountEntry, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20) // an overlay of many layers is one line
+	for lines.Scan() {
+		if m, ok := parseMountEntry(lines.Text()); ok {
+			table = append(table, m)
+		}
+	}
+	return table, lines.Err()
 }
 
 func within(path, dir string) bool {
@@ -90,7 +94,7 @@ func parseMountEntry(line string) (m mountEntry, ok bool) {
 	if len(f) < 7 {
 		return m, false
 	}
-	m.Point = mountEscapes.Replace(f[4])
+	m.Device, m.Root, m.Point = f[2], f[3], mountEscapes.Replace(f[4])
 	for _, opt := range f[6:] {
 		if opt == "-" {
 			return m, true

@@ -3,6 +3,7 @@ package runtime
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -18,18 +19,30 @@ torn
 	if err != nil {
 		t.Fatal(err)
 	}
+	all, err := readMounts(table)
+	if err != nil || len(all) != 5 {
+		t.Fatalf("%v, %v", all, err)
+	}
 	for path, want := range map[string]mountEntry{
-		"/":                  {Point: "/"},
-		"/mnt":               {Point: "/"},
-		"/mnt/a":             {Point: "/"},
-		"/mnt/a b":           {Point: "/mnt/a b", Shared: "7"},
-		"/mnt/a b/x":         {Point: "/mnt/a b", Shared: "7"},
-		"/mnt/a b/deep/file": {Point: "/mnt/a b/deep", Slave: "7"},
-		"/mnt/over/x":        {Point: "/mnt/over"},
-		"/mnt/overthere":     {Point: "/"},
+		"/":                  {Device: "8:1", Root: "/", Point: "/"},
+		"/mnt":               {Device: "8:1", Root: "/", Point: "/"},
+		"/mnt/a":             {Device: "8:1", Root: "/", Point: "/"},
+		"/mnt/a b":           {Device: "0:5", Root: "/", Point: "/mnt/a b", Shared: "7"},
+		"/mnt/a b/x":         {Device: "0:5", Root: "/", Point: "/mnt/a b", Shared: "7"},
+		"/mnt/a b/deep/file": {Device: "0:6", Root: "/", Point: "/mnt/a b/deep", Slave: "7"},
+		"/mnt/over/x":        {Device: "0:8", Root: "/", Point: "/mnt/over"},
+		"/mnt/overthere":     {Device: "8:1", Root: "/", Point: "/"},
 	} {
-		if got, err := mountOf(table, path); err != nil || got != want {
-			t.Errorf("%s lies on %+v (%v), want %+v", path, got, err, want)
+		if got := mountOf(all, path); got != want {
+			t.Errorf("%s lies on %+v, want %+v", path, got, want)
+		}
+	}
+	// What the keeper does not see, at a place or below it, makes a difference
+	// there and above, and nowhere else.
+	less := sight{here: all, there: slices.Delete(slices.Clone(all), 2, 3)} // without deep
+	for path, same := range map[string]bool{"/": false, "/mnt": false, "/mnt/a b": false, "/mnt/a b/deep": false, "/mnt/a b/deep/x": false, "/mnt/over": true, "/mnt/a b/x": true, "/etc": true} {
+		if less.same(path) != same {
+			t.Errorf("%s looks the same: %v", path, !same)
 		}
 	}
 }

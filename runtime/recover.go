@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"gantry/network"
@@ -205,6 +206,12 @@ func (e *Engine) sweep(ctx context.Context, held map[string]keeper.Status, torn,
 	}{
 		{"files", func(id string) error { return os.RemoveAll(e.filesDir(id)) }},
 		{"shm", e.releaseShm},
+		{"rootfs", func(name string) error {
+			if !strings.HasPrefix(name, lentPrefix) {
+				return nil // the keeper's
+			}
+			return e.takeBack(filepath.Join(e.Run, "rootfs", name))
+		}},
 		{"subpaths", func(name string) error { return letGo(filepath.Join(e.Run, "subpaths", name)) }},
 	} {
 		dirs, err := os.ReadDir(filepath.Join(e.Run, place.dir))

@@ -109,8 +109,6 @@ func TestDockerRunStorage(t *testing.T) {
 	t.Cleanup(func() { unix.Unmount(filepath.Join(shared, "below"), unix.MNT_DETACH) })
 	write(t, filepath.Join(shared, "below", "sub"), "")
 
-	// Mounted before the daemon starts: below a / that is not shared nothing
-	// that comes later reaches containers.
 	m.ok("image", "import", archive(t, "busybox"), "busybox", "--change", `CMD ["sh"]`)
 	m.dockerOK("run", "--name", "donor", "-v", "given:/given", "-v", m.dir+"/src:/bound:ro", "busybox", "sh", "-c", "echo 1 > /given/x")
 	t.Run("flags", func(t *testing.T) { runRows(t, m, storageRows(m.dir)) })
@@ -119,6 +117,7 @@ func TestDockerRunStorage(t *testing.T) {
 	t.Run("newer", m.newerMounts)
 	t.Run("subpath", m.subpaths)
 	t.Run("propagates", m.propagates)
+	t.Run("later", m.mountedLater)
 	for v := range strings.FieldsSeq(m.dockerOK("volume", "ls", "-q")) {
 		m.dockerOK("volume", "rm", v)
 	}
@@ -210,4 +209,64 @@ func (m *machine) propagates(t *testing.T) {
 		t.Errorf("a slave sees %q", out)
 	}
 	m.dockerOK("rm", "-f", "slave")
+}
+
+// mountedLater: what is mounted on the machine after gantry was started reaches
+// containers, also where / is not shared, and the machine keeps it.
+func (m *machine) mountedLater(t *testing.T) {
+	m = m.with(t)
+	late := filepath.Join(m.dir, "late")
+	for _, d := range []string{late, filepath.Join(m.dir, "outer", "below")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	below := filepath.Join(m.dir, "outer", "below")
+	for _, d := range []string{late, below} {
+		if err := unix.Mount("tmpfs", d, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Unmount(d, unix.MNT_DETACH) })
+		write(t, filepath.Join(d, "file"), "late\n")
+	}
+	if err := unix.Mount("", late, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(late, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(late, "sub"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(filepath.Join(late, "sub"), unix.MNT_DETACH) })
+	write(t, filepath.Join(late, "sub", "file"), "later\n")
+	for flags, want := range map[string]string{
+		"-v " + late + ":/in":                                          "late\nlater",
+		"-v " + late + ":/in:ro":                                       "late\nlater",
+		"-v " + late + ":/in:rslave":                                   "late\nlater",
+		"-v " + late + "/file:/in/file:ro":                             "late",
+		"-v " + m.dir + "/outer:/out -v " + m.dir + "/outer/below:/in": "late\nlate",
+		"--mount type=bind,src=" + late + ",dst=/in,bind-nonrecursive": "late",
+	} {
+		args := append([]string{"run", "--rm"}, strings.Fields(flags)...)
+		if out := m.dockerOK(append(args, "busybox", "sh", "-c", "cat /in/file /in/sub/file /out/below/file 2>/dev/null; true")...); out != want {
+			t.Errorf("%s shows %q, want %q", flags, out, want)
+		}
+	}
+	m.dockerOK("run", "--rm", "--privileged", "-v", late+":/in:rshared", "busybox", "sh", "-c", "mkdir /in/new && mount -t tmpfs new /in/new && touch /in/new/made-inside")
+	if _, err := os.Stat(filepath.Join(late, "new", "made-inside")); err != nil {
+		t.Error(err)
+	}
+	if out, err := exec.Command("umount", filepath.Join(late, "new")).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	// Taking it back from the keeper takes nothing from the machine.
+	for _, path := range []string{late + "/file", late + "/sub/file", below + "/file"} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("the machine lost a mount: %v", err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(m.run, "rootfs", "lent.*")); len(left) > 0 {
+		t.Errorf("left on loan: %v", left)
+	}
 }
