@@ -97,11 +97,15 @@ func (s *sockets) listenTCP(host, address string) (net.Listener, error) {
 			return l, nil
 		}
 	}
-	l, err := net.Listen("tcp", address)
+	at, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", host, err)
 	}
-	f, err := l.(*net.TCPListener).File()
+	l, err := net.ListenTCP("tcp", at)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", host, err)
+	}
+	f, err := l.File()
 	if err == nil {
 		err = errors.Join(s.Hold("api "+host, f), f.Close())
 	}

@@ -151,6 +151,7 @@ func (s *server) imageRemove(ctx context.Context, w http.ResponseWriter, r *http
 	if len(q["platforms"]) > 0 {
 		return unsupported("removing one platform of an image is not supported")
 	}
+	// noprune spares parents without a name. Images have no parents here.
 	gone, err := s.Engine.RemoveImage(ctx, r.PathValue("path"), boolean(q, "force"))
 	if err != nil {
 		return err

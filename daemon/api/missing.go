@@ -52,7 +52,7 @@ func missing() (all []gap) {
 	for _, some := range [][]gap{
 		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
 		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
-		later("updating a volume", "PUT /volumes/{name}"),
+		{{"PUT /volumes/{name}", "volume update only valid for cluster volumes, but swarm is unavailable", errdefs.ErrUnavailable}},
 		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/init", "POST /swarm/join"),
 		{{"POST /swarm/leave", "This node is not part of a swarm", errdefs.ErrUnavailable}},
 		outsideSwarm("GET /swarm", "GET /swarm/unlockkey", "POST /swarm/unlock", "POST /swarm/update",
