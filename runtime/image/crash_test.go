@@ -23,7 +23,7 @@ func crashTar(t testing.TB, i int) []byte {
 	return makeTar(t, entries...)
 }
 
-// crashChild imports and removes images until it is killed.
+// crashChild imports, commits and removes images until it is killed.
 func crashChild() {
 	ctx := context.Background()
 	s, err := Open(ctx, Options{Root: os.Getenv("GANTRY_IMAGE_CRASH")})
@@ -36,7 +36,10 @@ func crashChild() {
 	seed := os.Getpid() * 1000
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("crash%d", i%5)
-		_, err := s.Import(ctx, bytes.NewReader(crashTar(&t, seed+i)), ImportOptions{Name: name})
+		img, err := s.Import(ctx, bytes.NewReader(crashTar(&t, seed+i)), ImportOptions{Name: name})
+		if err == nil {
+			_, err = s.Commit(ctx, CommitOptions{Base: img.ID, Name: fmt.Sprintf("on-top%d", i%5)}, layerOf(crashTar(&t, seed+i+500), 200))
+		}
 		if err == nil && i%3 == 2 {
 			_, err = s.Remove(ctx, name, RemoveOptions{})
 		}
@@ -50,8 +53,8 @@ func crashChild() {
 	}
 }
 
-// TestKilled kills a process at random moments of imports, removals and
-// collections. The store opens, what it lists is whole, and the next collection
+// TestKilled kills a process at random moments of imports, commits,
+// removals and collections. The store opens, what it lists is whole, and the next collection
 // leaves nothing else.
 func TestKilled(t *testing.T) {
 	if os.Geteuid() != 0 {
