@@ -284,7 +284,7 @@ done`)
 	var links, dirs atomic.Int64 // what /data/x was, to those who copied it
 	over := func() bool {
 		took := time.Since(begun)
-		return took > 20*time.Second || took > 2*time.Second && links.Load() > 0 && dirs.Load() > 0
+		return took > 20*time.Second || took > time.Second && links.Load() > 0 && dirs.Load() > 0
 	}
 	for i := range 4 {
 		wg.Go(func() {
