@@ -43,29 +43,58 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ ima
 		return image.Image{}, err
 	}
 	if o.Pause && c.State == Running {
-		switch err := e.Pause(ctx, c.ID); {
-		case err == nil:
-			defer func() {
-				// Whoever leaves does not leave it frozen.
-				if thaw := e.Unpause(context.WithoutCancel(ctx), c.ID); thaw != nil && !errdefs.IsConflict(thaw) && !errdefs.IsNotFound(thaw) {
-					err = errors.Join(err, thaw)
-				}
-			}()
-		case !errdefs.IsConflict(err): // it has just ended, or somebody else froze it
+		thaw, err := e.freezeToCommit(ctx, ct)
+		if err != nil {
 			return image.Image{}, err
 		}
+		defer func() { err = errors.Join(err, thaw()) }()
 	}
 	upper := filepath.Join(e.rec.dir(c.ID), "upper")
 	img, err := e.Images.Commit(ctx, image.CommitOptions{
 		Base: id, Name: o.Name, Author: o.Author, Comment: o.Comment, Command: strings.Join(slices.Concat(c.Config.Entrypoint, c.Config.Command), " "),
 		Config: imageConfig(c.Config), Wished: o.Config, Changes: o.Changes,
-	}, func(ctx context.Context, w io.Writer) (int, error) { return rootfs.WriteLayer(ctx, w, upper) })
+	}, func(ctx context.Context, w io.Writer) (int, error) {
+		e.fault("commit: frozen")
+		return rootfs.WriteLayer(ctx, w, upper)
+	})
 	if err != nil {
 		e.collectImages()
 		return img, fmt.Errorf("commit %s: %w", c.Name, err)
 	}
 	e.emit(c, "commit", map[string]string{"comment": o.Comment, "imageID": img.ID.String(), "imageRef": o.Name})
 	return img, nil
+}
+
+// freezeToCommit pauses a running container and gives what lets it go on. That
+// it is frozen for this alone is on disk first: the next daemon thaws it.
+func (e *Engine) freezeToCommit(ctx context.Context, ct *container) (thaw func() error, err error) {
+	if _, err := e.update(ct, quietly, func(c *Container) { c.Committing = true }); err != nil {
+		return nil, err
+	}
+	// Whoever leaves does not leave it frozen.
+	ctx = context.WithoutCancel(ctx)
+	done := func() error {
+		_, err := e.update(ct, quietly|fact, func(c *Container) { c.Committing = false })
+		if errdefs.IsNotFound(err) {
+			return nil // removed meanwhile
+		}
+		return err
+	}
+	err = e.Pause(ctx, ct.snapshot().ID)
+	if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
+		return done, nil // it has just ended, or somebody else froze it
+	}
+	if err != nil {
+		return nil, errors.Join(err, done())
+	}
+	return func() error {
+		e.fault("commit: read")
+		err := e.Unpause(ctx, ct.snapshot().ID)
+		if errdefs.IsConflict(err) || errdefs.IsNotFound(err) {
+			err = nil
+		}
+		return errors.Join(err, done())
+	}, nil
 }
 
 // imageConfig is what an image says of the containers made from it, read off

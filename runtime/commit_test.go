@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -98,4 +99,36 @@ func TestCommitRefuses(t *testing.T) {
 	if _, err := h.e.Commit(ctx, c.ID, CommitOptions{}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "has been removed") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A daemon that dies while it commits leaves the container running and no image.
+func TestCommitCutShort(t *testing.T) {
+	h := newHouse(t)
+	c := h.start(t, box("sh", "-c", "echo x > /x; i=0; while true; do i=$((i+1)); echo $i > /tick; usleep 1000; done"))
+	over := make(chan struct{})
+	h.dieAt(t, "commit: frozen", func(ctx context.Context) {
+		defer close(over)
+		_, _ = h.e.Commit(ctx, c.ID, CommitOptions{Name: "never", Pause: true})
+	})
+	<-over // it stops at the next step
+	h.kill(t)
+	now := h.inspect(t, c.ID)
+	if now.State != Running || now.Committing || now.Pid != c.Pid {
+		t.Errorf("the next daemon finds it %s", brief(now))
+	}
+	if code, out := h.exec(t, c.ID, ExecConfig{Command: []string{"sh", "-c", "a=$(cat /tick); sleep 1; test \"$a\" != \"$(cat /tick)\" && echo goes on"}}, nil); code != 0 || out != "goes on\n" {
+		t.Errorf("it does not go on: %d %q", code, out)
+	}
+	if _, err := h.e.Image(background(t), "never"); !errdefs.IsNotFound(err) {
+		t.Errorf("there is an image: %v", err)
+	}
+	// One that somebody paused stays so.
+	must(t, h.e.Pause(background(t), c.ID))
+	_, err := h.e.Commit(background(t), c.ID, CommitOptions{Name: "later", Pause: true})
+	must(t, err)
+	h.kill(t)
+	if now := h.inspect(t, c.ID); now.State != Paused {
+		t.Errorf("a paused container is %s", now.State)
+	}
+	must(t, h.e.Unpause(background(t), c.ID))
 }

@@ -62,6 +62,9 @@ type Container struct {
 	// Stopped says that a call stopped the container: it stays so until a
 	// call starts it.
 	Stopped bool
+	// Committing says that the container may be frozen only because an image is
+	// being made of it: a daemon that finds it so lets it go on.
+	Committing bool
 	// Removal is set from the call that removes the container until it is gone.
 	Removal *Removal
 	// RestartCount is how often the policy has restarted it since a call

@@ -108,7 +108,11 @@ func (e *Engine) found(ctx context.Context, ct *container, st keeper.Status, kno
 		c.State, c.Pid, c.StartedAt = Running, st.Pid, st.StartedAt
 		if st.State == keeper.StatePaused {
 			c.State = Paused
+			if c.Committing {
+				e.thaw(ctx, c)
+			}
 		}
+		c.Committing = false
 	} else if known && !e.ranUnseen(*c, st) {
 		// Nothing of it has run, or what ran is settled.
 		if err := e.Keeper.Delete(ctx, c.ID); err != nil {
@@ -137,6 +141,16 @@ func (e *Engine) found(ctx context.Context, ct *container, st keeper.Status, kno
 	}
 	c.Networks, c.Ports = nil, nil // of a run that was not cleared
 	return isSettled
+}
+
+// thaw lets a container go on that a commit had frozen, which died with its
+// daemon.
+func (e *Engine) thaw(ctx context.Context, c *Container) {
+	if err := e.Keeper.Resume(ctx, c.ID); err != nil {
+		e.Log.Error("let a container go on that was being committed", "container", c.Name, "error", err)
+		return
+	}
+	c.State = Running
 }
 
 // ranUnseen says whether the keeper tells of a run that the record has not

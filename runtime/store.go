@@ -55,6 +55,7 @@ type standing struct {
 	OOMKilled    bool      `json:",omitempty"`
 	Error        string    `json:",omitempty"`
 	Stopped      bool      `json:",omitempty"`
+	Committing   bool      `json:",omitempty"`
 	Removal      *Removal  `json:",omitempty"`
 	RestartCount int       `json:",omitempty"`
 	Crashes      int       `json:",omitempty"`
@@ -80,7 +81,7 @@ func (r records) writeState(c Container, synced bool) error {
 	return r.put(c, "state.json", synced, standing{
 		Version: recordVersion, State: c.State, Pid: c.Pid, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt,
 		ExitCode: c.ExitCode, ExitLost: c.ExitLost, OOMKilled: c.OOMKilled, Error: c.Error,
-		Stopped: c.Stopped, Removal: c.Removal, RestartCount: c.RestartCount, Crashes: c.Crashes,
+		Stopped: c.Stopped, Committing: c.Committing, Removal: c.Removal, RestartCount: c.RestartCount, Crashes: c.Crashes,
 		Health: c.Health, Networks: c.Networks, Ports: c.Ports, Changed: c.Changed,
 	})
 }
@@ -191,7 +192,7 @@ func (r records) read(id string) (Container, error) {
 	}
 	c.State, c.Pid, c.StartedAt, c.FinishedAt = at.State, at.Pid, at.StartedAt, at.FinishedAt
 	c.ExitCode, c.ExitLost, c.OOMKilled, c.Error = at.ExitCode, at.ExitLost, at.OOMKilled, at.Error
-	c.Stopped, c.Removal, c.RestartCount, c.Crashes = at.Stopped, at.Removal, at.RestartCount, at.Crashes
+	c.Stopped, c.Committing, c.Removal, c.RestartCount, c.Crashes = at.Stopped, at.Committing, at.Removal, at.RestartCount, at.Crashes
 	c.Health, c.Networks, c.Ports, c.Changed = at.Health, at.Networks, at.Ports, at.Changed
 	return c, nil
 }

@@ -107,8 +107,9 @@ func (op *operation) written(ctx context.Context, write func(context.Context, io
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		failed = errUnwritten
+		defer func() { w.CloseWithError(failed) }() // however write ends
 		entries, failed = write(writing, w)
-		w.CloseWithError(failed)
 	}()
 	layer, err := op.ingest(ctx, r, true, true)
 	// Whoever writes on has nobody who reads.
@@ -131,7 +132,10 @@ func (op *operation) written(ctx context.Context, write func(context.Context, io
 	return layer, nil
 }
 
-var errUnread = errors.New("nobody reads on")
+var (
+	errUnread    = errors.New("nobody reads on")
+	errUnwritten = errors.New("the layer was not written to its end")
+)
 
 // onTop makes the image of a base, a configuration and a layer, if there is one.
 func (op *operation) onTop(ctx context.Context, base *resolved, c dockerspec.DockerOCIImageConfig, layer *blob, o CommitOptions) (ocispec.Descriptor, error) {
