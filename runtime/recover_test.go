@@ -91,7 +91,7 @@ func TestDaemonDies(t *testing.T) {
 	})
 	t.Run("exit settled, not cleared", func(t *testing.T) {
 		for _, step := range []string{"exit: recorded", "exit: cleared"} {
-			once := h.start(t, box("sh", "-c", "exit 5"))
+			once := h.start(t, box("sh", "-c", "sleep 0.5; exit 5")) // not before dieAt
 			h.dieAt(t, step, func(context.Context) {})
 			h.kill(t)
 			if now := is(t, once.ID, Exited); now.ExitCode != 5 || now.ExitLost {
