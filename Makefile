@@ -15,7 +15,7 @@ TESTTAGS := -tags seccomp
 # Run by its version, it has a module graph of its own and go.mod stays free of it.
 LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
-.PHONY: build demo test unit scenarios bench fuzz lint fmt install uninstall clean
+.PHONY: build demo test unit scenarios bench record fuzz lint fmt install uninstall clean
 
 build:
 	@scripts/setup build
@@ -47,6 +47,12 @@ bench: build
 	@scripts/setup bench
 	@scripts/images $(IMAGES) busybox
 	$(GO) run $(TESTTAGS) ./tests/bench
+
+# Asks Debian's dockerd again what tests/recorded compares gantry with.
+record:
+	@scripts/setup bench
+	@scripts/images $(IMAGES) busybox
+	$(GO) run ./tests/recorded/record
 
 # A minute for each target.
 fuzz:
