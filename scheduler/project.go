@@ -78,6 +78,9 @@ func (p *project) loop() {
 			stop()
 			return
 		case c := <-p.calls:
+			if c.urgent {
+				p.hurry(-1) // its turn has come; it must not break off the call after it
+			}
 			c.done <- p.serve(c)
 		case <-p.woken:
 			p.consider()

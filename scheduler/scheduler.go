@@ -101,8 +101,8 @@ func (s *Scheduler) Close() error {
 }
 
 var (
-	errClosing  = fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
-	errReplaced = fmt.Errorf("broken off by a later down: %w", errdefs.ErrAborted)
+	errClosing  error = &refusal{"the daemon is stopping", errdefs.ErrUnavailable}
+	errReplaced error = &refusal{"broken off by a later down", errdefs.ErrAborted}
 )
 
 // validName is what Compose allows as a project's name. It is also a file's.
@@ -120,17 +120,20 @@ func (s *Scheduler) call(name string, c *call) error {
 	defer s.leave(p)
 	if c.urgent {
 		p.hurry(1)
-		defer p.hurry(-1)
 	}
 	c.done = make(chan error, 1)
 	select {
-	case p.calls <- c:
+	case p.calls <- c: // it waits no longer
 		return <-c.done
 	case <-c.ctx.Done():
-		return context.Cause(c.ctx)
+		err = context.Cause(c.ctx)
 	case <-s.ctx.Done():
-		return errClosing
+		err = errClosing
 	}
+	if c.urgent {
+		p.hurry(-1)
+	}
+	return err
 }
 
 // enter finds the project, or begins it, and keeps it there until leave.

@@ -374,6 +374,32 @@ func TestDownBreaksOffUp(t *testing.T) {
 	})
 }
 
+// An up that comes while a down is under way waits for it and then does its
+// work; only downs that wait break off.
+func TestUpAfterDown(t *testing.T) {
+	for range 50 { // who goes first after the down is the Go scheduler's choice
+		inVirtualTime(t, func(h *house) {
+			if err := h.Apply(h.Context(), h.goal(two, Options{}), nil); err != nil {
+				h.Fatal(err)
+			}
+			h.w.pace = slow()
+			down := make(chan error, 1)
+			go func() { down <- h.Down(h.Context(), "shop", Options{}, nil) }()
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+			if err := h.Apply(h.Context(), h.goal(two, Options{}), nil); err != nil {
+				h.Errorf("an up during a down: %v", err)
+			}
+			if err := <-down; err != nil {
+				h.Errorf("the down: %v", err)
+			}
+			if st := h.status(); st.Down || len(st.Services) != 2 {
+				h.Errorf("after both: %+v", st)
+			}
+		})
+	}
+}
+
 // Calls about one project take turns; different projects do not wait for each
 // other.
 func TestTurns(t *testing.T) {
