@@ -75,7 +75,10 @@ type docker struct {
 	ended  chan error
 }
 
-const dockerd = "/usr/sbin/dockerd"
+const (
+	dockerd = "/usr/sbin/dockerd"
+	cgroup  = "recorder" // dockerd leaves it behind
+)
 
 func startDocker(ctx context.Context, dir string) (*docker, error) {
 	if _, err := os.Stat(dockerd); err != nil {
@@ -99,7 +102,7 @@ func startDocker(ctx context.Context, dir string) (*docker, error) {
 		"sh", "-c", `ip link set lo up && exec "$@"`, "sh", dockerd, "--config-file", config,
 		"--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
 		"--host", "unix://"+d.socket, "--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs",
-		"--cgroup-parent", "recorder", "--shutdown-timeout", "5")
+		"--cgroup-parent", cgroup, "--shutdown-timeout", "5")
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := d.cmd.Start(); err != nil {
@@ -124,12 +127,18 @@ func (d *docker) stop() error {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
+	var err error
 	select {
 	case <-d.ended:
-		return nil
 	case <-time.After(30 * time.Second):
-		err := errors.Join(errors.New("dockerd did not end within 30s and is killed"), d.cmd.Process.Kill())
+		err = errors.Join(errors.New("dockerd did not end within 30s and is killed"), d.cmd.Process.Kill())
 		<-d.ended
-		return err
 	}
+	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroup, "/sys/fs/cgroup/*/" + cgroup} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, dir := range dirs {
+			err = errors.Join(err, syscall.Rmdir(dir))
+		}
+	}
+	return err
 }
