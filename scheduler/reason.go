@@ -269,16 +269,47 @@ func (c change) String() string {
 	case c.is == nil:
 		return c.field + " " + show(c.was) + " → unset"
 	}
-	return c.field + " " + show(c.was) + " → " + show(c.is)
+	was, is := []rune(compact(c.was)), []rune(compact(c.is))
+	from := apart(was, is)
+	return c.field + " " + cut(was, from) + " → " + cut(is, from)
+}
+
+// mostShown is how many characters of a value a reason shows, and leadIn how
+// many before the difference of two values that begin alike.
+const (
+	mostShown = 60
+	leadIn    = 20
+)
+
+// apart is where to begin to show two values so that they do not look the
+// same: at 0, unless the difference would be cut off.
+func apart(was, is []rune) int {
+	if len(was) <= mostShown && len(is) <= mostShown {
+		return 0
+	}
+	n := 0
+	for n < min(len(was), len(is)) && was[n] == is[n] {
+		n++
+	}
+	if n < mostShown-leadIn {
+		return 0
+	}
+	return n - leadIn
 }
 
 // show is a value for people, on one line and not too long.
-func show(v any) string {
-	text := []rune(compact(v))
-	if len(text) > 60 {
-		return string(text[:59]) + "…"
+func show(v any) string { return cut([]rune(compact(v)), 0) }
+
+// cut is a text from a place on, with marks where something is left out.
+func cut(text []rune, from int) string {
+	head, tail := "", ""
+	if from > 0 {
+		head, text = "…", text[from:]
 	}
-	return string(text)
+	if len(text) > mostShown {
+		text, tail = text[:mostShown-1], "…"
+	}
+	return head + string(text) + tail
 }
 
 func compact(v any) string {

@@ -18,6 +18,9 @@ func TestReasonsHideSecrets(t *testing.T) {
 		{"command", []any{"serve"}, []any{"serve", "--admin", "4f9a1c7e2b8d4f9a1c7e2b8d"}, "command (hidden)"},
 		{"command", []any{"serve"}, []any{"serve", "--port", "80"}, `command ["serve"] → ["serve","--port","80"]`},
 		{"image", "web:1", "registry.example/web@sha256:0123456789abcdef0123456789", `image "web:1" → "registry.example/web@sha256:0123456789abcdef0123456789"`},
+		{"command", []any{"sh", "-c", "mkdir -p /w; hostname > /w/index.html; exec httpd -f -v -p 80 -h /w"},
+			[]any{"sh", "-c", "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 80 -h /w"},
+			`command …tml; exec httpd -f -v -p 80 -h /w"] → …tml; exec httpd -f -p 80 -h /w"]`},
 		{"healthcheck.test", []any{"CMD", "curl", "-H", "Authorization: x"}, nil, "healthcheck.test (hidden)"},
 	} {
 		if got := (change{tt.field, tt.was, tt.is}).String(); got != tt.want {
