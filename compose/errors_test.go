@@ -62,6 +62,10 @@ func TestErrors(t *testing.T) {
 	}{
 		{name: "not YAML", files: "services:\n  web:\n    image: [nginx\n",
 			want: `compose.yaml:3: not YAML: did not find expected ',' or ']'; correct it there or just above`},
+		{name: "wrong indentation", files: "services:\n  a:\n    image: busybox\n    restart: always\n   command: x\n  b:\n    image: busybox\n",
+			want: `compose.yaml:5: not YAML: did not find expected key; correct it there or just above`},
+		{name: "a key in a list", files: "services:\n  a:\n    image: busybox\n    command:\n      - a\n      - b\n      c: x\n",
+			want: `compose.yaml:7: not YAML: did not find expected '-' indicator; correct it there or just above`},
 		{name: "tab", files: "services:\n\tweb: {image: nginx}\n",
 			want: `compose.yaml:2: not YAML: found character that cannot start any token; correct it there or just above`},
 		{name: "a list", files: "- a\n- b\n",

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -73,6 +75,16 @@ func (in *input) absentFile(l *locator, err *fs.PathError) error {
 
 var interpolationFormat = regexp.MustCompile(`(?s)invalid interpolation format for (\S+)\.\n.*?another \$\.\n([^\n]*)`)
 
+// brokenLine is the line at which a mapping or a list goes wrong. yaml.v3 says
+// only where it begins; but what ends before that line does not fail so.
+func brokenLine(content []byte, broken error) int {
+	lines := bytes.SplitAfter(content, []byte("\n"))
+	return 1 + sort.Search(len(lines)-1, func(i int) bool {
+		err := yaml.Unmarshal(bytes.Join(lines[:i+1], nil), new(yaml.Node))
+		return err != nil && err.Error() == broken.Error()
+	})
+}
+
 // notYAML looks for a file that does not parse at all, or is not a mapping.
 func (in *input) notYAML() error {
 	for _, f := range in.files {
@@ -83,7 +95,10 @@ func (in *input) notYAML() error {
 		var root yaml.Node
 		if err := yaml.Unmarshal(f.Content, &root); err != nil {
 			line, text := cutLine(strings.TrimPrefix(err.Error(), "yaml: "))
-			if strings.HasPrefix(text, "did not find expected") {
+			switch {
+			case strings.HasPrefix(text, "did not find expected key"), strings.HasPrefix(text, "did not find expected '-'"):
+				line = brokenLine(f.Content, err)
+			case strings.HasPrefix(text, "did not find expected"):
 				line++ // yaml.v3 counts the lines of its parser's errors from 0
 			}
 			return bad(line, text)
