@@ -10,6 +10,7 @@ import (
 
 	"gantry/client"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 )
 
@@ -116,12 +117,20 @@ func (a *app) logs(ctx context.Context, services []string, o logsOptions) error 
 			printer.know(r.short(s.name))
 		}
 	}
-	return mergeLogs(ctx, s.client, s.name, chosen, o.query(), printer.print)
+	unread, err := mergeLogs(ctx, s.client, s.name, chosen, o.query(), printer.print)
+	if err == nil && len(unread) > 0 && len(unread) == len(chosen) {
+		return errors.Join(unread...) // there is nothing to show at all
+	}
+	for _, e := range unread {
+		a.warn(oneLine(e))
+	}
+	return err
 }
 
 // mergeLogs prints the logs of several containers as one, by time. Of each log
-// no more than a few lines are held.
-func mergeLogs(ctx context.Context, c *client.Client, project string, list []replica, o client.LogsOptions, print func(string, logLine)) error {
+// no more than a few lines are held. Containers that keep no log hide nothing
+// of the others: unread says which they are.
+func mergeLogs(ctx context.Context, c *client.Client, project string, list []replica, o client.LogsOptions, print func(string, logLine)) (unread []error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var merged logHeap
@@ -165,14 +174,18 @@ func mergeLogs(ctx context.Context, c *client.Client, project string, list []rep
 	}
 	var errs []error
 	for _, src := range all {
-		if src.err != nil && ctx.Err() == nil {
+		switch {
+		case src.err == nil || ctx.Err() != nil:
+		case errdefs.IsNotImplemented(src.err):
+			unread = append(unread, src.err)
+		default:
 			errs = append(errs, src.err)
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(errs...)
+	return unread, errors.Join(errs...)
 }
 
 // logSource is one log being merged, with its next line.

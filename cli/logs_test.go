@@ -187,3 +187,24 @@ func TestPrinterKeepsTheColumn(t *testing.T) {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
 }
+
+// A container without a log hides nothing of the others.
+func TestLogsOfNone(t *testing.T) {
+	d := newDaemon(t)
+	list := shop(d)
+	d.answers["GET /containers/"+list[0].ID+"/logs"] = func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotImplemented)
+		fmt.Fprint(w, `{"message":"shop-web-1 keeps no log"}`)
+	}
+	for _, c := range list[1:] {
+		d.answers["GET /containers/"+c.ID+"/logs"] = func(w http.ResponseWriter, _ *http.Request) { framed(w, 1, at(1, "one\n")) }
+	}
+	r := run(t, nil, "--host", d.host, "-p", "shop", "logs")
+	if want := "db-1   | one\nweb-2  | one\n"; r.code != 0 || r.out != want || r.err != "gantry: warning: shop-web-1 keeps no log\n" {
+		t.Errorf("%+v", r)
+	}
+	d.say("GET /containers/json", list[:1])
+	if r := run(t, nil, "--host", d.host, "-p", "shop", "logs"); r.code != 1 || r.err != "gantry: shop-web-1 keeps no log\n" {
+		t.Errorf("%+v", r)
+	}
+}
