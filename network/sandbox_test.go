@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 )
 
 func TestSandboxesOfOneNetworkReachEachOther(t *testing.T) {
@@ -235,4 +236,39 @@ func TestEndpointAsAsked(t *testing.T) {
 	if g := w.HostGateway(); !g.IsValid() || g == a.Endpoints[0].Gateway {
 		t.Errorf("host gateway %s", g)
 	}
+}
+
+// A process ends with a connection open whose peer is gone. Nobody answers its
+// goodbye, which must not hold the links.
+func TestDetachDoesNotWaitForGoodbyes(t *testing.T) {
+	w := newWorld(t)
+	w.network("front")
+	a, b := w.join("a", "front"), w.join("b", "front")
+	address := fmt.Sprintf("%s:80", addrOf(a))
+	var server net.Listener
+	var conn net.Conn
+	w.must(inside(a.Path, func() (err error) { server, err = net.Listen("tcp4", address); return err }))
+	defer server.Close()
+	w.must(inside(b.Path, func() (err error) { conn, err = net.Dial("tcp4", address); return err }))
+	w.must(inside(a.Path, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(eth0)
+	}))
+	links := func() (n int) {
+		all, err := netlink.LinkList()
+		w.must(err)
+		for _, l := range all {
+			if strings.HasPrefix(l.Attrs().Name, "gv-") {
+				n++
+			}
+		}
+		return n
+	}
+	before := links()
+	conn.Close()
+	w.must(w.Detach(t.Context(), "b"))
+	within(t, 8*time.Second, "the link is collected", func() bool { return links() == before-1 })
 }
