@@ -77,7 +77,7 @@ func wireOldImage(in imageDetails) oldImage {
 	made := out.Config.Config
 	made.User, made.Env, made.Entrypoint, made.Cmd = c.User, c.Env, c.Entrypoint, c.Cmd
 	made.WorkingDir, made.Labels, made.StopSignal, made.Shell = c.WorkingDir, c.Labels, c.StopSignal, c.Shell
-	made.Volumes, made.ArgsEscaped = c.Volumes, c.ArgsEscaped
+	made.Volumes = c.Volumes
 	if k := c.Healthcheck; k != nil {
 		made.Healthcheck = &container.HealthConfig{Test: k.Test, Interval: k.Interval, Timeout: k.Timeout,
 			StartPeriod: k.StartPeriod, StartInterval: k.StartInterval, Retries: k.Retries}

@@ -134,7 +134,7 @@ func (p *Player) open(ctx context.Context, x *Exchange, body []byte) (*talk, err
 	// An answer may come before all of a body is read, and the rest is refused.
 	_, sendErr := conn.Write(b.Bytes())
 	in := bufio.NewReader(conn)
-	t.answer, err = http.ReadResponse(in, &http.Request{Method: x.Method})
+	t.answer, err = http.ReadResponse(in, &http.Request{Method: x.Method}) //nolint:bodyclose // t.close does
 	if err != nil {
 		t.close()
 		return nil, errors.Join(sendErr, fmt.Errorf("read the answer: %w", err))
@@ -331,8 +331,8 @@ func (t *talk) body() ([]string, error) {
 	switch {
 	case t.json():
 		values, err := readValues(data)
-		if err != nil {
-			break
+		if err != nil { // it said JSON and is none: it is shown as it is
+			return []string{strconv.Quote(t.shape.text(string(data)))}, nil //nolint:nilerr // see above
 		}
 		var lines []string
 		for _, v := range values {
