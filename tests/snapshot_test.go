@@ -125,7 +125,7 @@ func (m *machine) owns(line string) bool {
 func (m *machine) settled(before snapshot) difference {
 	m.t.Helper()
 	var left difference
-	for range 100 {
+	for range 500 {
 		if left = m.snapshot().minus(before); left == "" {
 			break
 		}
