@@ -15,7 +15,7 @@ TESTTAGS := -tags seccomp
 # Run by its version, it has a module graph of its own and go.mod stays free of it.
 LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
-.PHONY: build demo test unit scenarios bench record fuzz lint fmt install uninstall clean
+.PHONY: build demo test unit scenarios load bench record fuzz lint fmt install uninstall clean
 
 build:
 	@scripts/setup build
@@ -42,6 +42,12 @@ scenarios: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox shop-front shop-web shop-db shop-cache
 	$(GO) test $(TESTTAGS) -timeout 12m ./tests/...
+
+# A hundred clients for three minutes. `make test` does the same for seconds.
+load: build
+	@scripts/setup test
+	@scripts/images $(IMAGES) busybox
+	GANTRY_LOAD=3m $(GO) test $(TESTTAGS) -count=1 -timeout 12m -v -run 'TestLoad$$' ./tests
 
 bench: build
 	@scripts/setup bench
