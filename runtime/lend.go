@@ -26,8 +26,14 @@ import (
 type sight struct{ here, there []mountEntry }
 
 func (e *Engine) sight() (s sight, err error) {
-	if s.here, err = readMounts("/proc/self/mountinfo"); err == nil {
+	if s.here, err = readMounts("/proc/self/mountinfo"); err == nil && e.Keeper.Pid() != 0 {
 		s.there, err = readMounts(fmt.Sprintf("/proc/%d/mountinfo", e.Keeper.Pid()))
+	}
+	own, everr := filepath.EvalSymlinks(filepath.Join(e.Run, "rootfs"))
+	if everr != nil || !slices.ContainsFunc(s.there, func(m mountEntry) bool { return m.Point == own }) {
+		// Not the keeper's: of an older one the first thread may have gone into
+		// a container's namespace. Nothing can be lent to it.
+		s.there = s.here
 	}
 	return s, err
 }

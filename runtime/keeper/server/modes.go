@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"syscall"
@@ -55,6 +56,10 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, "gantry-runtime:", after(args[2:]))
 		return 1
 	case len(args) > 1 && args[1] == "serve":
+		// The library's threads go to the containers' mount namespaces and end
+		// there. The first thread of a process cannot end, and its namespaces
+		// are what /proc shows of the process: it stays with this goroutine.
+		runtime.LockOSThread()
 		if err := serveMode(args); err != nil {
 			fmt.Fprintln(os.Stderr, "gantry-runtime:", err)
 			return 1
