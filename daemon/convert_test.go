@@ -124,6 +124,13 @@ func TestContainerConfig(t *testing.T) {
 		{"networks: {front: {ipv6_address: 'fd00::7', driver_opts: {com.docker.network.endpoint.ifname: lan0}}}", func(c *spec.Config) {
 			c.Network.Endpoints = []spec.Endpoint{{Network: "p_front", Aliases: []string{"a"}, IPv6: netip.MustParseAddr("fd00::7"), Interface: "lan0"}}
 		}},
+		{"mac_address: 02:42:0a:00:00:01", func(c *spec.Config) {
+			c.Network.MacAddress, c.Network.Endpoints[0].MacAddress = "02:42:0a:00:00:01", "02:42:0a:00:00:01"
+		}},
+		{"mac_address: 02:42:0a:00:00:01\nnetworks: {back: , front: {priority: 2}}", func(c *spec.Config) {
+			c.Network.MacAddress = "02:42:0a:00:00:01"
+			c.Network.Endpoints = []spec.Endpoint{{Network: "behind", Aliases: []string{"a"}}, {Network: "p_front", Aliases: []string{"a"}, Priority: 2, MacAddress: "02:42:0a:00:00:01"}}
+		}},
 		{"security_opt: [systempaths=unconfined, writable-cgroups=true]", func(c *spec.Config) {
 			c.MaskedPaths, c.ReadonlyPaths, c.WritableCgroups = []string{}, []string{}, new(true)
 		}},

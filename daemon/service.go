@@ -367,6 +367,15 @@ func endpoints(r scheduler.RunSpec) ([]spec.Endpoint, error) {
 		}
 		all = append(all, ep)
 	}
+	if len(all) > 0 && r.Service.MacAddress != "" {
+		first := &all[0] // the network connected first, by name among equals
+		for i := range all {
+			if all[i].Priority > first.Priority {
+				first = &all[i]
+			}
+		}
+		first.MacAddress = cmp.Or(first.MacAddress, r.Service.MacAddress)
+	}
 	return all, nil
 }
 
