@@ -28,6 +28,9 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
+// reaper is the image that this version of Testcontainers tidies up with.
+const reaper = "testcontainers/ryuk:0.14.0"
+
 // leaver is set in a test run that ends without tidying up.
 const leaver = "TEST_LEAVES"
 
@@ -93,7 +96,7 @@ func makeRyuk() (err error) {
 	if _, err := docker.CopyToContainer(ctx, c.ID, client.CopyToContainerOptions{DestinationPath: "/bin", Content: &archive}); err != nil {
 		return err
 	}
-	_, err = docker.ContainerCommit(ctx, c.ID, client.ContainerCommitOptions{Reference: tc.ReaperDefaultImage, Changes: []string{`ENTRYPOINT ["/bin/ryuk"]`, "EXPOSE 8080"}})
+	_, err = docker.ContainerCommit(ctx, c.ID, client.ContainerCommitOptions{Reference: reaper, Changes: []string{`ENTRYPOINT ["/bin/ryuk"]`, "EXPOSE 8080"}})
 	return err
 }
 
