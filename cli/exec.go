@@ -121,10 +121,17 @@ func (a *app) exec(ctx context.Context, c *client.Client, id string, command []s
 		return err
 	}
 	x, err := c.Exec(ctx, exec)
-	if err != nil {
-		return err
-	}
+	return execEnd(x, err)
+}
+
+// execEnd is how a command ended, as the daemon tells it when its output has
+// ended.
+func execEnd(x client.Exec, err error) error {
 	switch {
+	case errdefs.IsNotFound(err): // the daemon of now is another one
+		return errors.New("the daemon ended while the command ran, and the connection with it: its exit code is not known")
+	case err != nil:
+		return err
 	case x.ExitCode == nil && x.Running:
 		return nil // left by the detach keys
 	case x.ExitCode == nil:
