@@ -90,7 +90,7 @@ func (s *server) info(ctx context.Context, w http.ResponseWriter, _ *http.Reques
 		Images:             len(images),
 		Driver:             "overlayfs",
 		DriverStatus:       [][2]string{{"driver-type", "io.containerd.snapshotter.v1"}},
-		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"}},
+		Plugins:            system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "macvlan", "null"}, Log: []string{"json-file", "local", "none"}},
 		MemoryLimit:        has("memory"),
 		SwapLimit:          has("memory"),
 		CPUCfsPeriod:       has("cpu"),
