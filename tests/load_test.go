@@ -43,13 +43,14 @@ func TestLoad(t *testing.T) {
 
 	standing := 200
 	l.side(standing, 8, func(n int) error {
-		id, err := l.create(fmt.Sprintf("standing-%d", n), "sleep", "1000")
+		// Without a network, whose addresses are for those that come and go.
+		id, err := l.create(fmt.Sprintf("standing-%d", n), "none", "sleep", "1000")
 		if err == nil && long {
 			err = l.call("POST", "/containers/"+id+"/start", nil, nil)
 		}
 		return err
 	})
-	flood, err := l.create("flood", "sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i of many, and it goes on and on and on; [ $((i%100)) = 0 ] && usleep 10000; done")
+	flood, err := l.create("flood", "none", "sh", "-c", "i=0; while :; do i=$((i+1)); echo line $i of many, and it goes on and on and on; [ $((i%100)) = 0 ] && usleep 10000; done")
 	if err == nil {
 		err = l.call("POST", "/containers/"+flood+"/start", nil, nil)
 	}
@@ -168,9 +169,10 @@ func (l *lives) call(method, path string, body, answer any) error {
 	return err
 }
 
-func (l *lives) create(name string, command ...string) (string, error) {
+func (l *lives) create(name, network string, command ...string) (string, error) {
 	var c struct{ ID string }
-	err := l.call("POST", "/containers/create?name="+name, map[string]any{"Image": "busybox", "Cmd": command, "StopSignal": "KILL"}, &c)
+	err := l.call("POST", "/containers/create?name="+name, map[string]any{
+		"Image": "busybox", "Cmd": command, "StopSignal": "KILL", "HostConfig": map[string]any{"NetworkMode": network}}, &c)
 	return c.ID, err
 }
 
@@ -199,7 +201,7 @@ func (l *lives) side(n, clients int, do func(n int) error) {
 func (l *lives) live() error {
 	n := l.next.Add(1)
 	code := int(n % 7)
-	id, err := l.create(fmt.Sprintf("life-%d", n), "sh", "-c", fmt.Sprintf("echo life %d; exit %d", n, code))
+	id, err := l.create(fmt.Sprintf("life-%d", n), "bridge", "sh", "-c", fmt.Sprintf("echo life %d; exit %d", n, code))
 	if err != nil {
 		return err
 	}
