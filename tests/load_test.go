@@ -41,6 +41,7 @@ func TestLoad(t *testing.T) {
 	l := &lives{m: m, http: m.httpClient(150)}
 	defer l.http.CloseIdleConnections()
 
+	t.Cleanup(l.clear)
 	standing := 200
 	l.side(standing, 8, func(n int) error {
 		// Without a network, whose addresses are for those that come and go.
@@ -174,6 +175,26 @@ func (l *lives) create(name, network string, command ...string) (string, error) 
 	err := l.call("POST", "/containers/create?name="+name, map[string]any{
 		"Image": "busybox", "Cmd": command, "StopSignal": "KILL", "HostConfig": map[string]any{"NetworkMode": network}}, &c)
 	return c.ID, err
+}
+
+// clear removes all containers, several at a time.
+func (l *lives) clear() {
+	var all []struct{ ID string }
+	if err := l.call("GET", "/containers/json?all=1", nil, &all); err != nil {
+		l.m.t.Error(err)
+		return
+	}
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(all, len(all)/8+1) {
+		wg.Go(func() {
+			for _, c := range part {
+				if err := l.call("DELETE", "/containers/"+c.ID+"?force=1", nil, nil); err != nil {
+					l.m.t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // side does things for a number of clients at a time.
