@@ -118,8 +118,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	case errors.As(err, &code):
 		return int(code)
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		fmt.Fprintln(a.err, "gantry: interrupted")
-		return exitInterrupted
+		return exitInterrupted // whoever pressed the key knows
 	}
 	for line := range strings.SplitSeq(strings.TrimSpace(err.Error()), "\n") {
 		if line = strings.TrimSpace(line); line != "" {

@@ -32,7 +32,7 @@ func TestExitCodes(t *testing.T) {
 		{errors.Join(errors.New("one\n"), fmt.Errorf("two: %w", errors.New("three\n  four"))), false, 1, "gantry: one\ngantry: two: three\ngantry: four\n"},
 		{exitCode(42), false, 42, ""},
 		{fmt.Errorf("wrapped: %w", exitCode(7)), false, 7, ""},
-		{context.Canceled, true, 130, "gantry: interrupted\n"},
+		{context.Canceled, true, 130, ""},
 		{context.Canceled, false, 1, "gantry: context canceled\n"}, // not by a signal
 	} {
 		var b strings.Builder

@@ -90,17 +90,31 @@ func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.
 
 // steadyAfter is how long a container without a healthcheck must have run to
 // count as ready: a program that cannot find its configuration or its library
-// has ended well before, on a slow machine, too.
-const steadyAfter = 300 * time.Millisecond
+// has ended well before, on a slow machine, too. One that has crashed must last
+// twice as long for every crash in a row, up to steadyMost: what takes a second
+// to fail must not count as ready once a second.
+const (
+	steadyAfter = 300 * time.Millisecond
+	steadyMost  = 10 * time.Second
+)
 
-// steady waits until a running container has run for steadyAfter, and reports
+func steadyFor(crashes int) time.Duration {
+	d := steadyAfter
+	for ; crashes > 0 && d < steadyMost; crashes-- {
+		d *= 2
+	}
+	return min(d, steadyMost)
+}
+
+// steady waits until a running container has run for long enough, and reports
 // false if something has happened to it before.
 func (e *engine) steady(ctx context.Context, c runtime.Container) (bool, error) {
-	left := steadyAfter - time.Since(c.StartedAt)
+	most := steadyFor(c.Crashes)
+	left := most - time.Since(c.StartedAt)
 	if left <= 0 {
 		return true, nil
 	}
-	bound, cancel := context.WithTimeout(ctx, min(left, steadyAfter)) // whatever the clock was set to meanwhile
+	bound, cancel := context.WithTimeout(ctx, min(left, most)) // whatever the clock was set to meanwhile
 	defer cancel()
 	err := e.rt.AwaitChange(bound, c)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {

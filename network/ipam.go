@@ -39,7 +39,7 @@ func (p *pool) take(want netip.Addr) (netip.Addr, error) {
 		case !p.subnet.Prefix.Contains(want):
 			return want, fmt.Errorf("address %s is not in the network's subnet %s: %w", want, p.subnet.Prefix, errdefs.ErrInvalidArgument)
 		case p.used[want]:
-			return want, fmt.Errorf("address %s is in use: %w", want, errdefs.ErrAlreadyExists)
+			return want, fmt.Errorf("address %s is in use; choose another one: %w", want, errdefs.ErrAlreadyExists)
 		}
 		p.used[want] = true
 		return want, nil

@@ -396,7 +396,7 @@ func (f *Fabric) bind(group string, w Port) (*published, error) {
 			if w.HostPort == 0 {
 				return nil, fmt.Errorf("publish port %d/%s: no ephemeral port is free: %w", w.Port, w.Protocol, errdefs.ErrFailedPrecondition)
 			}
-			return nil, fmt.Errorf("port %s is in use%s: %w", p, portOwner(w.Protocol, p.port), errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("port %s is in use%s; publish another port, or stop what has it: %w", p, portOwner(w.Protocol, p.port), errdefs.ErrFailedPrecondition)
 		}
 	}
 	return nil, fmt.Errorf("no port of %d-%d/%s is free: %w", w.HostPort, w.HostEnd, w.Protocol, errdefs.ErrFailedPrecondition)
