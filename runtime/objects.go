@@ -117,7 +117,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 		Force: force,
 		InUse: func(id digest.Digest) (users []image.User) {
 			for _, c := range e.imageUsers(id.String()) {
-				users = append(users, image.User{ID: c.ID, Running: c.State.Live()})
+				users = append(users, image.User{ID: c.ID, Name: c.Name, Running: c.State.Live()})
 			}
 			return users
 		},

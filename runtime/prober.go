@@ -182,6 +182,7 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 		return Probe{}
 	}
 	if b.err != nil {
+		awaitEnd(ctx)
 		return failed("%v", b.err)
 	}
 	limit.Reset(hc.Timeout)
@@ -193,6 +194,9 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 		b.pipes.drain(ctx)
 		p.ExitCode = *x.snapshot().ExitCode
 		p.Output = out.String()
+		if p.ExitCode == killed {
+			awaitEnd(ctx)
+		}
 		return p
 	case <-limit.C:
 		e.endProbe(c, x)
@@ -200,6 +204,21 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	case <-ctx.Done():
 		e.endProbe(c, x)
 		return Probe{}
+	}
+}
+
+// killed is the exit code of a process that got SIGKILL.
+const killed = 128 + 9
+
+// awaitEnd gives the news of a container's end time to come, which is the end of
+// ctx. A container that ends takes the check in it along and lets none begin:
+// that says nothing about its health.
+func awaitEnd(ctx context.Context) {
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 

@@ -58,3 +58,25 @@ func (h *house) lastCheck(t *testing.T, id string) string {
 	}
 	return log[len(log)-1].Output
 }
+
+// A container that ends takes the check in it along: the check has not failed.
+func TestCheckMeetsTheEnd(t *testing.T) {
+	h := newHouse(t)
+	cfg := box("sleep", "1000")
+	cfg.Healthcheck = &spec.Healthcheck{
+		Test:     []string{"CMD-SHELL", "touch /tmp/begun; exec sleep 1000"},
+		Interval: 10 * time.Millisecond, Timeout: time.Minute, Retries: 1,
+	}
+	for range 10 {
+		c := h.start(t, cfg)
+		eventually(t, "a check runs", func() bool {
+			code, _ := h.exec(t, c.ID, ExecConfig{Command: []string{"test", "-f", "/tmp/begun"}}, nil)
+			return code == 0
+		})
+		must(t, h.e.Kill(background(t), c.ID, "KILL"))
+		eventually(t, "it has ended", func() bool { return h.inspect(t, c.ID).State == Exited })
+		if health := h.inspect(t, c.ID).Health; health != nil && (health.Status == Unhealthy || len(health.Log) > 0) {
+			t.Fatalf("the end counts as a failed check: %+v", health)
+		}
+	}
+}

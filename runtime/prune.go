@@ -71,7 +71,7 @@ func (e *Engine) PruneImages(ctx context.Context, want func(image.Image) bool) (
 			InUse: func(id digest.Digest) (users []image.User) {
 				for _, c := range e.imageUsers(id.String()) {
 					// Any user saves it, as a running one does from force.
-					users = append(users, image.User{ID: c.ID, Running: true})
+					users = append(users, image.User{ID: c.ID, Name: c.Name, Running: true})
 				}
 				return users
 			},

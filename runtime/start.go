@@ -68,7 +68,7 @@ func (e *Engine) run(ctx context.Context, ct *container, back State) (err error)
 			t.log(ctx, e.Log, c.Name)
 			return
 		}
-		err = fmt.Errorf("start %s: %w", c.Name, err)
+		err = fmt.Errorf("start %s: %w%s", c.Name, err, remedy(err))
 		// The caller's context may be what ended the start.
 		undo := context.WithoutCancel(ctx)
 		if left := errors.Join(e.Keeper.Delete(undo, c.ID), e.unwire(undo, c), e.releaseShm(c.ID)); left != nil {
@@ -123,6 +123,15 @@ func (e *Engine) run(ctx context.Context, ct *container, back State) (err error)
 	e.started(ct, st, w)
 	t.lap("record")
 	return nil
+}
+
+// remedy is what helps against a failed start, to stand behind its cause.
+func remedy(cause error) string {
+	var se *keeper.StartError
+	if errors.As(cause, &se) && se.Code == 127 {
+		return "; check command and entrypoint against what is in the image"
+	}
+	return ""
 }
 
 // createProcess has the keeper make a process. What an earlier run has left

@@ -71,7 +71,7 @@ services:
 	m.fails(m.dir, []string{"container", "inspect", codes}, codes)
 	m.fails(m.dir, []string{"container", "rename", "another-name", web}, web, "in use")
 	m.ok("container", "rename", "another-name", codes)
-	m.fails(m.dir, []string{"container", "rm", web}, web, "running", "stop")
+	m.fails(m.dir, []string{"container", "rm", web}, web, "running", "Stop")
 	m.okIn(dir, "kill", "web")
 	want(web, "exited")
 	if got := m.shows(web, "{{.State.ExitCode}}"); got != "137" {

@@ -65,6 +65,7 @@ type ImportOptions struct {
 // User is a container that uses an image.
 type User struct {
 	ID      string
+	Name    string
 	Running bool
 }
 

@@ -194,7 +194,7 @@ func planRemoval(ref string, m match, users []User, force bool) (removal, error)
 			return removal{records: m.named}, nil
 		case len(users) > 0 && !force:
 			return removal{}, classed(errdefs.ErrFailedPrecondition,
-				"conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, users[0].short(), short(m.id))
+				"conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s; remove %s first", ref, users[0].short(), short(m.id), users[0].Name)
 		case running >= 0:
 			return removal{records: m.named, keep: true}, nil
 		}
@@ -203,10 +203,10 @@ func planRemoval(ref string, m match, users []User, force bool) (removal, error)
 	switch {
 	case running >= 0:
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
-			"conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", short(m.id), users[running].short())
+			"conflict: unable to delete %s (cannot be forced) - image is being used by running container %s; remove %s first", short(m.id), users[running].short(), users[running].Name)
 	case len(users) > 0 && !force:
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
-			"conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", short(m.id), users[0].short())
+			"conflict: unable to delete %s (must be forced) - image is being used by stopped container %s; remove %s first", short(m.id), users[0].short(), users[0].Name)
 	case len(names) > 1 && !force:
 		return removal{}, classed(errdefs.ErrFailedPrecondition,
 			"conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", short(m.id))

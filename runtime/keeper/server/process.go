@@ -196,7 +196,6 @@ func startError(err error, cwd string) error {
 	cause := &startCause{text: short, err: err}
 	switch {
 	case has(`: executable file not found in $PATH`) || strings.HasPrefix(short, "exec: ") && has("no such file or directory"):
-		cause.text += "; check command and entrypoint against what is in the image"
 		return &keeper.StartError{Code: 127, Err: keeper.Classed(errdefs.ErrNotFound, cause)}
 	case strings.HasPrefix(short, "exec: ") || strings.HasPrefix(short, "exec "):
 		return &keeper.StartError{Code: 126, Err: keeper.Classed(errdefs.ErrInvalidArgument, cause)}

@@ -309,6 +309,17 @@ func TestStats(t *testing.T) {
 	d := open(t)
 	id := d.create(container.Config{Cmd: []string{"sleep", "1000"}}, &container.HostConfig{Resources: container.Resources{Memory: 64 << 20}})
 	d.start(id)
+	// A start is answered when the process is let go, a moment before it becomes
+	// its command.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		top := must(d.ContainerTop(d.ctx, id, client.ContainerTopOptions{}))(t)
+		if len(top.Processes) == 1 && strings.HasSuffix(strings.Join(top.Processes[0], " "), "sleep 1000") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it is not its command: %+v", top)
+		}
+	}
 	for _, previous := range []bool{false, true} {
 		r := must(d.ContainerStats(d.ctx, id, client.ContainerStatsOptions{IncludePreviousSample: previous}))(t)
 		s := decode[container.StatsResponse](t, r.Body)
