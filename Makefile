@@ -15,7 +15,7 @@ TESTTAGS := -tags seccomp
 # Run by its version, it has a module graph of its own and go.mod stays free of it.
 LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
-.PHONY: build demo test unit scenarios load bench record fuzz lint fmt install uninstall clean
+.PHONY: build images demo test unit scenarios load bench record fuzz lint fmt install uninstall clean
 
 build:
 	@scripts/setup build
@@ -29,8 +29,15 @@ demo: build
 	@scripts/demo $(BIN) $(IMAGES)
 
 # Unit tests with the race detector, then the house's laws and the scenarios on
-# the real programs.
-test: unit scenarios
+# the real programs. What the latter run on is made beside the former.
+test: build
+	@scripts/setup test
+	@scripts/images $(IMAGES) busybox
+	@$(MAKE) --no-print-directory -j2 --output-sync=none unit images
+	@$(MAKE) --no-print-directory scenarios
+
+images:
+	@scripts/images $(IMAGES) busybox shop-front shop-web shop-db shop-cache
 
 unit: build
 	@scripts/setup test
