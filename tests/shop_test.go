@@ -85,10 +85,15 @@ func get(c *http.Client, url string) (string, error) {
 func (s *shop) up() {
 	s.t.Helper()
 	s.okIn(s.dir, "up", "-d", "--wait")
+	var said string
 	eventually(s.t, 5*time.Second, "the shop answers", func() bool {
-		_, err := get(fresh(time.Second), s.url("/"))
+		var err error
+		said, err = get(fresh(time.Second), s.url("/"))
 		return err == nil
 	})
+	if !strings.HasPrefix(said, "Welcome! Greetings from ") { // its config says so
+		s.t.Errorf("the shop says %q", said)
+	}
 }
 
 // items are the names in the shop, the newest first.

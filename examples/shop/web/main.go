@@ -92,9 +92,10 @@ func check(ctx context.Context) error {
 
 // shop answers requests.
 type shop struct {
-	db    *sql.DB
-	cache *redis.Client
-	name  string
+	db       *sql.DB
+	cache    *redis.Client
+	name     string
+	greeting string
 }
 
 func serve(ctx context.Context) error {
@@ -105,7 +106,12 @@ func serve(ctx context.Context) error {
 	defer db.Close()
 	db.SetMaxOpenConns(8)
 	name, _ := os.Hostname()
-	s := &shop{db: db, cache: redis.NewClient(&redis.Options{Addr: os.Getenv("CACHE_ADDR")}), name: name}
+	s := &shop{db: db, cache: redis.NewClient(&redis.Options{Addr: os.Getenv("CACHE_ADDR")}), name: name, greeting: "Hello"}
+	// A shop without a greeting of its own (Docker Compose 1 knows no configs)
+	// opens all the same.
+	if text, err := os.ReadFile("/etc/shop/greeting"); err == nil {
+		s.greeting = strings.TrimSpace(string(text))
+	}
 	defer s.cache.Close()
 
 	mux := http.NewServeMux()
@@ -133,7 +139,7 @@ func (s *shop) home(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	fmt.Fprintf(w, "Hello from %s. You are visitor %d.\n", s.name, visits)
+	fmt.Fprintf(w, "%s from %s. You are visitor %d.\n", s.greeting, s.name, visits)
 }
 
 func (s *shop) health(w http.ResponseWriter, r *http.Request) {
