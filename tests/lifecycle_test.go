@@ -228,7 +228,7 @@ services:
 		for name, c := range map[string][2]string{
 			"failed":    {"job: {image: busybox, command: sh -c 'exit 4'}", "service_completed_successfully"},
 			"unhealthy": {"job: {image: busybox, command: sleep 1000, stop_signal: SIGKILL, healthcheck: {test: 'false', interval: 50ms, retries: 2}}", "service_healthy"},
-			"gone":      {"job: {image: busybox, command: sh -c 'exit 6', healthcheck: {test: 'true', interval: 50ms, start_period: 5s}}", "service_healthy"},
+			"gone":      {"job: {image: busybox, command: sh -c 'exit 6', healthcheck: {test: sleep 1000, interval: 50ms, start_period: 5s}}", "service_healthy"},
 		} {
 			dir := m.project(name, "services:\n  "+c[0]+"\n  side: {image: busybox, command: sleep 1000, stop_signal: SIGKILL}\n  top: {image: busybox, command: sleep 1000, depends_on: {job: {condition: "+c[1]+"}}}\n")
 			m.oneLine(m.in(dir, "up", "-d"), name+"-job-1")

@@ -123,7 +123,7 @@ func TestNetworks(t *testing.T) {
 	m := newMachine(t)
 	out := newOutside(t, m.tag, "198.51.100")
 	echo := echoProgram(t, m.dir)
-	port, local, first := freePort(t), freePort(t), freePort(t)
+	port, local, first := freePort(t), freePort(t), freePorts(t, 2)
 	m.ok("network", "create", "--subnet", "10.214.77.0/24", "shared")
 	const any = `
     image: busybox

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -50,14 +51,37 @@ func (s *shop) with(t testing.TB) *shop {
 	return &sub
 }
 
-func freePort(t testing.TB) int {
+func freePort(t testing.TB) int { return freePorts(t, 1) }
+
+// freePorts is the first of n free ports in a row, for tcp and udp. They are
+// below those that the kernel gives to whoever connects (32768 and up), which
+// any program on the machine may get at any moment.
+func freePorts(t testing.TB, n int) int {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		first := 20000 + rand.IntN(12000-n)
+		if free(first, n) {
+			return first
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("no %d free ports in a row", n)
+	return 0
+}
+
+func free(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return false
+		}
+		l.Close()
+		u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return false
+		}
+		u.Close()
+	}
+	return true
 }
 
 func (s *shop) url(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", s.port, path) }
