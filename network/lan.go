@@ -177,7 +177,11 @@ func (f *Fabric) chooseSubnets(n *Network, used []taken) error {
 	n.Subnets = slices.Clone(n.Subnets)
 	if !has(false) {
 		n.Chosen = true
-		if err := add(chooseSubnet(f.pools, used)); err != nil {
+		length := subnetBits
+		if n.Name == DefaultNetwork {
+			length = defaultSubnetBits
+		}
+		if err := add(chooseSubnet(f.pools, length, used)); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,8 @@ type Options struct {
 	Sockets Sockets
 	Log     *slog.Logger
 	// Pools are the private prefixes from which networks without a subnet of
-	// their own get a /24, first free first. Nil: [DefaultPools].
+	// their own get a /24 (the default network a /22), first free first. Nil:
+	// [DefaultPools].
 	Pools []netip.Prefix
 }
 

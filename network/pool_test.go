@@ -85,11 +85,12 @@ func TestChosenSubnetCollidesWithNothing(t *testing.T) {
 			p := netip.PrefixFrom(netip.MustParseAddr(base), rapid.IntRange(12, 30).Draw(t, "bits")).Masked()
 			used = append(used, taken{p, "route"})
 		}
-		p, err := chooseSubnet(pools, used)
+		length := rapid.SampledFrom([]int{defaultSubnetBits, subnetBits}).Draw(t, "length")
+		p, err := chooseSubnet(pools, length, used)
 		if err != nil {
 			for _, pool := range pools {
 				for a := pool.Addr(); a.IsValid() && pool.Contains(a); {
-					sub := netip.PrefixFrom(a, 24)
+					sub := netip.PrefixFrom(a, length)
 					if _, hit := collision(sub, used); !hit {
 						t.Fatalf("%s is free: %v", sub, err)
 					}
@@ -98,7 +99,7 @@ func TestChosenSubnetCollidesWithNothing(t *testing.T) {
 			}
 			return
 		}
-		if hit, ok := collision(p, used); ok || p.Bits() != 24 || !pools[0].Overlaps(p) && !pools[1].Overlaps(p) {
+		if hit, ok := collision(p, used); ok || p.Bits() != length || !pools[0].Overlaps(p) && !pools[1].Overlaps(p) {
 			t.Fatalf("chose %s, in use by %v", p, hit)
 		}
 	})

@@ -126,13 +126,18 @@ func collision(p netip.Prefix, used []taken) (taken, bool) {
 	return taken{}, false
 }
 
-// subnetBits is the length of the subnets that networks get by themselves.
-const subnetBits = 24
+// Lengths of the subnets that networks get by themselves. On the default one is
+// whoever names none: it has as many addresses as its bridge has ports.
+const (
+	subnetBits        = 24
+	defaultSubnetBits = 22
+)
 
-// chooseSubnet finds the first /24 of the pools that collides with nothing.
-func chooseSubnet(pools []netip.Prefix, used []taken) (netip.Prefix, error) {
+// chooseSubnet finds the first subnet of the pools that collides with nothing
+// and has the length, or the pool's own if that is longer.
+func chooseSubnet(pools []netip.Prefix, length int, used []taken) (netip.Prefix, error) {
 	for _, pool := range pools {
-		bits := max(subnetBits, pool.Bits())
+		bits := max(length, pool.Bits())
 		step := uint32(1) << (32 - bits)
 		b := pool.Masked().Addr().As4()
 		last := lastOf(pool).As4()
