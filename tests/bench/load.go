@@ -133,6 +133,9 @@ func readResponse(r *bufio.Reader) error {
 
 // from runs the load in a process of its own, begun by the command enter.
 func (l load) from(ctx context.Context, enter []string) (loaded, error) {
+	if l.Kept && l.For >= time.Second {
+		return l.wrk(ctx, enter)
+	}
 	ctx, cancel := context.WithTimeout(ctx, l.For+20*time.Second)
 	defer cancel()
 	self, err := os.Executable()

@@ -139,9 +139,6 @@ func run(ctx context.Context, args []string) (err error) {
 		options: o, scratch: scratch, results: newResults(),
 		askFor: 2 * time.Second, began: time.Now(),
 	}
-	if o.quick {
-		b.askFor = time.Second
-	}
 	defer func() { err = errors.Join(err, b.removeScratch()) }()
 	if err := b.prepare(ctx, o.images); err != nil {
 		return err

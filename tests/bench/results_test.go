@@ -135,3 +135,30 @@ func TestReadProc(t *testing.T) {
 		t.Errorf("smaps: %v MB", mb)
 	}
 }
+
+func TestReadWrk(t *testing.T) {
+	const text = `Running 2s test @ http://127.0.0.1:28080/
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   450.11us  612.20us   9.51ms   92.10%
+    Req/Sec    42.08k     2.10k   45.90k    75.00%
+  Latency Distribution
+     50%  306.00us
+     75%  390.00us
+     90%  800.00us
+     99%    2.50ms
+  83828 requests in 2.00s, 27.02MB read
+Requests/sec:  41869.37
+Transfer/sec:     13.49MB
+`
+	got, err := readWrk([]byte(text))
+	if want := (loaded{PerSecond: 41869.37, P50: 306, P99: 2500}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := readWrk([]byte(strings.Replace(text, "Requests/sec", "  Socket errors: connect 0, read 3, write 0, timeout 0\nRequests/sec", 1))); err == nil {
+		t.Error("failed requests were counted")
+	}
+	if _, err := readWrk(nil); err == nil {
+		t.Error("nothing is not a result")
+	}
+}
