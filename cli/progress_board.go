@@ -83,7 +83,8 @@ func (b *board) layer(image string, l client.ImageProgress, now time.Time) {
 	i := slices.IndexFunc(b.rows, func(r *row) bool { return r.of == above && r.object == name })
 	if i < 0 {
 		r := &row{object: name, of: above, began: now}
-		for i = len(b.rows); b.rows[i-1] != above && b.rows[i-1].of != above; i-- {
+		for i = len(b.rows); b.rows[i-1] != above && b.rows[i-1].of != above; {
+			i--
 		}
 		b.rows = slices.Insert(b.rows, i, r)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 
 	"github.com/distribution/reference"
@@ -16,7 +17,7 @@ import (
 // ImageProgress is a message of a pull or a push: about a layer, or about all
 // if Layer is empty.
 type ImageProgress struct {
-	Layer          string // beginning of its digest, or the tag
+	Layer          string // beginning of its digest
 	Status         string
 	Current, Total int64 // bytes; zero where there is nothing to count
 }
@@ -81,6 +82,8 @@ func credentialsFor(ctx context.Context, ref string) (http.Header, error) {
 	return http.Header{registry.AuthHeader: {base64.URLEncoding.EncodeToString(text)}}, nil
 }
 
+var layerID = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
 func (c *Client) imageProgress(ctx context.Context, r call, tell func(ImageProgress)) error {
 	return stream(ctx, c, r, func(m jsonstream.Message) error {
 		if m.Error != nil {
@@ -90,8 +93,8 @@ func (c *Client) imageProgress(ctx context.Context, r call, tell func(ImageProgr
 			}
 			return newError(status, "", m.Error.Message)
 		}
-		if m.Status == "" || tell == nil {
-			return nil
+		if m.Status == "" || tell == nil || m.ID != "" && !layerID.MatchString(m.ID) {
+			return nil // Docker marks what is about the whole with the tag
 		}
 		p := ImageProgress{Layer: m.ID, Status: m.Status}
 		if m.Progress != nil {

@@ -7,6 +7,7 @@ package registry
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -149,10 +150,12 @@ func (o Options) open(ctx context.Context) (app *handlers.App, err error) {
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
 	logrus.SetLevel(logrus.WarnLevel)
+	logrus.SetFormatter(faults{&logrus.TextFormatter{DisableColors: true}})
 	if o.Log != nil {
 		logrus.SetOutput(o.Log)
 	}
 	c := &configuration.Configuration{Version: configuration.CurrentVersion}
+	c.HTTP.Secret = rand.Text() // signs the state of uploads, which end with this process
 	c.Storage = configuration.Storage{
 		"filesystem": {"rootdirectory": root},
 		"delete":     {"enabled": true},
@@ -168,4 +171,15 @@ func (o Options) open(ctx context.Context) (app *handlers.App, err error) {
 		}
 	}()
 	return handlers.NewApp(ctx, c), nil
+}
+
+// faults writes what is wrong with the registry. To the library an answer such
+// as "there is no such blob", with which every push begins, is an error, too.
+type faults struct{ logrus.Formatter }
+
+func (f faults) Format(e *logrus.Entry) ([]byte, error) {
+	if status, ok := e.Data["http.response.status"].(int); ok && status < http.StatusInternalServerError {
+		return nil, nil
+	}
+	return f.Formatter.Format(e)
 }
