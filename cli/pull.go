@@ -137,7 +137,11 @@ func (a *app) pullAll(ctx context.Context, c *client.Client, jobs transfers, qui
 		return err
 	}
 	return a.transferAll(ctx, due, "pull", quiet, func(ctx context.Context, t *transfer, tell func(client.ImageProgress)) error {
-		return c.PullImage(ctx, t.ref, client.PullOptions{Platform: t.platform, Tell: tell})
+		err := c.PullImage(ctx, t.ref, client.PullOptions{Platform: t.platform, Tell: tell})
+		if err != nil && !t.here && ctx.Err() == nil {
+			err = fmt.Errorf("%w; an image that no registry has is brought with `gantry image load`", err)
+		}
+		return err
 	})
 }
 
@@ -222,6 +226,9 @@ func (a *app) transferAll(ctx context.Context, jobs transfers, verb string, quie
 			e.Progress, e.Err, e.Optional = scheduler.StepFailed, err, t.optional
 		}
 		tell()
+		if err != nil && t.service != "" {
+			err = fmt.Errorf("service %s: %w", t.service, err)
+		}
 		t.failed, t.here = err, t.here || err == nil
 		if t.optional && ctx.Err() == nil {
 			return nil

@@ -89,7 +89,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("%q %+v", got, r)
 	}
 	file = composeFile(t, "name: x\nservices: {a: {image: bad1}, b: {image: web}}")
-	if r, got := gantry("pull"); r.code != 1 || len(got) != 2 || !strings.Contains(r.err, "gantry: manifest unknown") {
+	if r, got := gantry("pull"); r.code != 1 || len(got) != 2 || !strings.Contains(r.err, "gantry: service a: manifest unknown; an image that no registry has is brought with `gantry image load`\n") {
 		t.Errorf("%q %+v", got, r)
 	}
 	if r, _ := gantry("pull", "--ignore-pull-failures"); r.code != 0 || !strings.Contains(r.err, " Image bad1  Warning: manifest unknown") {

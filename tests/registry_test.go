@@ -116,7 +116,7 @@ func authority(t testing.TB, dir string) (*x509.Certificate, *ecdsa.PrivateKey) 
 func registryMachine(t *testing.T) *machine {
 	t.Helper()
 	m := bareMachine(t)
-	m.env = append(m.env, "DOCKER_CONFIG="+filepath.Join(m.dir, "docker"), "GANTRY_CERTS="+filepath.Join(m.dir, "certs.d"))
+	m.env = append(m.env, "DOCKER_CONFIG="+filepath.Join(m.dir, "docker"), "GANTRY_CERTS="+filepath.Join(m.dir, "registries"))
 	return m
 }
 
@@ -126,7 +126,7 @@ func (m *machine) hostsFile(host, text string) {
 	if name, port, ok := strings.Cut(host, ":"); ok {
 		host = name + "_" + port + "_"
 	}
-	write(m.t, filepath.Join(m.dir, "certs.d", host, "hosts.toml"), text)
+	write(m.t, filepath.Join(m.dir, "registries", host, "hosts.toml"), text)
 }
 
 // makeImage loads an image of busybox and a layer of its own that is mostly noise.

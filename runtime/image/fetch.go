@@ -76,7 +76,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 				err = classed(errdefs.ErrInvalidArgument, "%s is longer than the %d bytes announced", t.desc.Digest, t.desc.Size)
 			}
 		}
-		t.Close()
+		t.close()
 		if err = t.again(err); err != nil {
 			return 0, err
 		}
@@ -141,16 +141,15 @@ func (t *transfer) again(err error) error {
 	return sleep(t.ctx, pauseBefore(t.remote.pause, t.fruitless))
 }
 
-// Close ends the transfer; it may be read on.
-func (t *transfer) Close() error {
+// close ends the transfer; it may be read on.
+func (t *transfer) close() {
 	if t.in == nil {
-		return nil
+		return
 	}
 	t.stall.Stop()
 	t.stop(nil)
-	err := t.in.Close()
+	_ = t.in.Close() // what it read was checked
 	t.in = nil
-	return err
 }
 
 // document reads a manifest, an index or a configuration, and checks it.
@@ -159,7 +158,7 @@ func (r *remote) document(ctx context.Context, desc ocispec.Descriptor) ([]byte,
 		return nil, classed(errdefs.ErrInvalidArgument, "%s: a document of %d bytes is too large (limit %d)", desc.Digest, desc.Size, maxDocument)
 	}
 	t := &transfer{ctx: ctx, remote: r, desc: desc}
-	defer t.Close()
+	defer t.close()
 	b := make([]byte, desc.Size)
 	if _, err := io.ReadFull(t, b); err != nil {
 		return nil, err

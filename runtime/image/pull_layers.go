@@ -235,7 +235,7 @@ func (p *puller) layer(ctx context.Context, j layerJob) (*unpacked, error) {
 	t := &transfer{ctx: ctx, remote: p.remote, desc: j.desc, read: func(n int) {
 		p.report(Progress{Layer: j.desc.Digest, Step: Downloading, Current: got.Add(int64(n)), Total: j.desc.Size})
 	}}
-	defer t.Close()
+	defer t.close()
 	p.report(Progress{Layer: j.desc.Digest, Step: Downloading, Total: j.desc.Size})
 	b, err := p.ingest(ctx, t, j.unpack, false, j.desc)
 	switch {
