@@ -40,9 +40,14 @@ type hub struct {
 
 func newHub(t testing.TB) *hub {
 	t.Helper()
+	h := openHub()
+	t.Cleanup(h.Close)
+	return h
+}
+
+func openHub() *hub {
 	h := &hub{content: map[digest.Digest][]byte{}, kinds: map[digest.Digest]string{}, tags: map[string]digest.Digest{}, repos: map[string]map[digest.Digest]bool{}}
 	h.Server = httptest.NewServer(h)
-	t.Cleanup(h.Close)
 	return h
 }
 

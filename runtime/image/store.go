@@ -27,6 +27,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -246,15 +247,20 @@ func (s *Store) Collect(ctx context.Context) error {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	ctx = s.context(ctx)
-	if !s.swept {
-		if err := s.markDirty(ctx); err != nil {
+	sweep := !s.swept
+	if sweep {
+		// On a full disk there is no room for what is to be found; to make some is
+		// what this is for. The next one looks behind the database.
+		if err := s.markDirty(ctx); errors.Is(err, unix.ENOSPC) {
+			sweep = false
+		} else if err != nil {
 			return fmt.Errorf("collect images: %w", err)
 		}
 	}
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return fmt.Errorf("collect images: %w", err)
 	}
-	s.swept = true
+	s.swept = s.swept || sweep
 	return s.forgetResolved(ctx)
 }
 
