@@ -2,10 +2,12 @@ package runtime
 
 import (
 	"context"
+	"maps"
 
 	"gantry/runtime/image"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 )
 
 // PullImage brings an image from a registry.
@@ -19,7 +21,7 @@ func (e *Engine) PullImage(ctx context.Context, o image.PullOptions) (image.Pull
 		}
 		return p, err
 	}
-	e.emitImage(p.Image, "pull", p.Name)
+	e.emitTransfer(p.Image, "pull", p.Name)
 	return p, nil
 }
 
@@ -27,9 +29,23 @@ func (e *Engine) PullImage(ctx context.Context, o image.PullOptions) (image.Pull
 func (e *Engine) PushImage(ctx context.Context, o image.PushOptions) (image.Pushed, error) {
 	p, err := e.Images.Push(ctx, o)
 	if err == nil {
-		e.emitImage(p.Image, "push", p.Name)
+		e.emitTransfer(p.Image, "push", p.Name)
 	}
 	return p, err
+}
+
+// emitTransfer publishes that an image came or went. As in Docker such an event
+// is about the name; the image it means is another matter.
+func (e *Engine) emitTransfer(img image.Image, action, name string) {
+	attrs := maps.Clone(img.Config.Config.Labels)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	attrs["name"] = name
+	if named, err := reference.ParseNormalizedNamed(name); err == nil {
+		attrs["name"] = reference.FamiliarName(named)
+	}
+	e.emitObject("image", action, name, attrs)
 }
 
 // RemoteTags lists the tags a repository has in its registry.

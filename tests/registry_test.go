@@ -518,6 +518,12 @@ func TestDockerRegistry(t *testing.T) {
 	if r := docker("", "pull", ref); r.code != 0 || !strings.Contains(r.out, "Status: Image is up to date for "+ref) {
 		t.Error(r)
 	}
+	r = docker("", "events", "--since", "1h", "--until", fmt.Sprint(time.Now().Unix()+1), "--filter", "type=image", "--format", "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}")
+	for _, want := range []string{"push " + ref + " " + addr + "/web\n", "pull " + ref + " " + addr + "/web\n"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("no event %q: %s", want, r)
+		}
+	}
 	// docker run pulls what is missing.
 	m.ok("image", "rm", ref)
 	if r := docker("", "run", "--rm", ref, "cat", "/etc/greeting"); r.code != 0 || !strings.Contains(r.out, "hello") {
