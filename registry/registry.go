@@ -149,7 +149,7 @@ func (o Options) open(ctx context.Context) (app *handlers.App, err error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
-	logrus.SetLevel(logrus.WarnLevel)
+	logrus.SetLevel(logrus.ErrorLevel)
 	logrus.SetFormatter(faults{&logrus.TextFormatter{DisableColors: true}})
 	if o.Log != nil {
 		logrus.SetOutput(o.Log)

@@ -217,7 +217,7 @@ func TestRegistryTLS(t *testing.T) {
 	ref := "registry.test/web:1"
 	m.makeImage(ref, 1000)
 	m.hostsFile("registry.test", "server = \"https://"+addr+"\"\n")
-	m.fails(m.dir, []string{"image", "push", ref}, "registry.test", "certificate")
+	m.fails(m.dir, []string{"image", "push", ref}, "registry.test", "certificate", "registries/registry.test/hosts.toml")
 	m.hostsFile("registry.test", "server = \"https://"+addr+"\"\nca = \""+dir+"/cert.pem\"\n")
 	m.ok("image", "push", ref)
 	m.ok("image", "rm", ref)

@@ -92,7 +92,7 @@ func (t *transfer) open() error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancelCause(t.ctx)
+	ctx, stop := context.WithCancelCause(t.remote.quiet(t.ctx))
 	in, err := f.Fetch(ctx, bare(t.desc))
 	if err == nil && t.offset > 0 {
 		if s, ok := in.(io.Seeker); ok {
@@ -189,7 +189,7 @@ func checkDigest(d digest.Digest) error {
 
 // resolve asks what the name means now: one HEAD.
 func (r *remote) resolve(ctx context.Context) (ocispec.Descriptor, error) {
-	_, desc, err := r.resolver.Resolve(ctx, r.name.String())
+	_, desc, err := r.resolver.Resolve(r.quiet(ctx), r.name.String())
 	if err != nil {
 		return desc, r.explain(ctx, err)
 	}

@@ -294,7 +294,7 @@ func (p *pusher) upload(ctx context.Context, to remotes.Pusher, desc ocispec.Des
 		return err
 	}
 	desc.Annotations = info.Labels
-	w, err := to.Push(ctx, desc)
+	w, err := to.Push(p.remote.quiet(ctx), desc)
 	if errdefs.IsAlreadyExists(err) {
 		step := Exists
 		if st, e := p.remote.tracker.GetStatus(remotes.MakeRefKey(ctx, desc)); e == nil && st.MountedFrom != "" {

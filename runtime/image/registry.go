@@ -1,7 +1,9 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/distribution/reference"
 	"github.com/pelletier/go-toml/v2"
 )
@@ -213,12 +216,14 @@ type remote struct {
 	resolver remotes.Resolver
 	tracker  docker.StatusTracker
 	pause    time.Duration
+	log      *log.Entry
+	certs    string // directory of hosts.toml files, for advice
 }
 
 // remote connects to nobody yet. refreshed, which may be nil, is told the
 // identity token that a registry gives out for a password.
 func (s *Store) remote(name reference.Named, c Credentials, refreshed func(token string)) (*remote, error) {
-	r := &remote{name: name, domain: reference.Domain(name), tracker: docker.NewInMemoryTracker(), pause: s.pause}
+	r := &remote{name: name, domain: reference.Domain(name), tracker: docker.NewInMemoryTracker(), pause: s.pause, log: s.remotes, certs: s.registries}
 	var err error
 	r.hosts, err = s.RegistryHosts(func(h docker.RegistryHost, own bool) docker.Authorizer {
 		return c.authorizer(h, own, refreshed)
@@ -232,6 +237,9 @@ func (s *Store) remote(name reference.Named, c Credentials, refreshed func(token
 	})
 	return r, nil
 }
+
+// quiet is ctx for the library, which is to log no addresses.
+func (r *remote) quiet(ctx context.Context) context.Context { return log.WithLogger(ctx, r.log) }
 
 func (r *remote) close() {
 	for _, h := range r.hosts {
@@ -289,6 +297,7 @@ func (r *remote) explain(ctx context.Context, err error) error {
 		status remoteerrors.ErrUnexpectedStatus
 		inner  *url.Error
 		dns    *net.DNSError
+		cert   *tls.CertificateVerificationError
 	)
 	switch {
 	case err == nil:
@@ -301,6 +310,9 @@ func (r *remote) explain(ctx context.Context, err error) error {
 		return r.refused(status)
 	case errors.Is(err, docker.ErrInvalidAuthorization):
 		return r.denied("")
+	case errors.As(err, &cert):
+		return classed(errdefs.ErrUnavailable, "the registry %s has a certificate that this machine does not trust: %w; name its authority in %s (ca = \"FILE\")",
+			r.domain, cert.Err, filepath.Join(cmp.Or(r.certs, "certs.d"), r.domain, "hosts.toml"))
 	case errors.As(err, &dns):
 		return classed(errdefs.ErrUnavailable, "the registry %s cannot be reached: there is no host %s", r.domain, dns.Name)
 	case errors.As(err, &inner):

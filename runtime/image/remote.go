@@ -30,6 +30,7 @@ const (
 // get asks a host for a page, with the access token that it wants to see. An
 // answer that is no success is an error.
 func (r *remote) get(ctx context.Context, h docker.RegistryHost, target url.URL) (*http.Response, error) {
+	ctx = r.quiet(ctx)
 	var before []*http.Response
 	for range 3 {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)

@@ -62,6 +62,7 @@ type Store struct {
 	pause      time.Duration // before the second request to a busy registry
 	log        *slog.Logger
 	library    *log.Entry // the libraries' way into log
+	remotes    *log.Entry // that of the one that speaks to registries
 
 	bolt    *bolt.DB
 	db      *metadata.DB
@@ -104,7 +105,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
 	takeStandardLog(o.Log)
-	s := &Store{dir: dir, registries: o.Registries, pause: firstPause, log: o.Log, library: libraryLog(o.Log)}
+	s := &Store{dir: dir, registries: o.Registries, pause: firstPause, log: o.Log, library: libraryLog(o.Log), remotes: remoteLog(o.Log)}
 
 	db, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, boltOptions())
 	if errors.Is(err, bolterrors.ErrTimeout) {
