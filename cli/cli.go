@@ -253,7 +253,7 @@ func (a *app) check(cmd *cobra.Command) error {
 	case a.compatibility:
 		return errors.New("--compatibility: names with underscores, of Compose v1, are not supported")
 	case len(a.insecureRegistry) > 0:
-		return errors.New("--insecure-registry: registries are not supported yet")
+		return errors.New("--insecure-registry is not supported: write a hosts.toml for the registry, see the README")
 	case a.dryRun && cmd.Annotations[dryRunNote] == "":
 		return fmt.Errorf("--dry-run is not supported by %s", cmd.CommandPath())
 	}

@@ -25,7 +25,7 @@ func (a *app) groups() []group {
 		{"stack", "Stacks:", []maker{
 			{"up", a.upCommand}, {"down", a.downCommand}, {"plan", a.planCommand}, {"create", a.createCommand},
 			{"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand}, {"scale", a.scaleCommand},
-			{"kill", a.killCommand}, {"rm", a.rmCommand}, {"pause", a.pauseCommand}, {"unpause", a.unpauseCommand},
+			{"kill", a.killCommand}, {"rm", a.rmCommand}, {"pull", a.pullCommand}, {"push", a.pushCommand}, {"pause", a.pauseCommand}, {"unpause", a.unpauseCommand},
 		}},
 		{"look", "Looking at them:", []maker{
 			{"ps", a.psCommand}, {"logs", a.logsCommand}, {"ls", a.lsCommand}, {"config", a.configCommand}, {"images", a.imagesCommand},
@@ -37,6 +37,7 @@ func (a *app) groups() []group {
 			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand}, {"system", a.systemCommand},
 		}},
 		{"gantry", "gantry itself:", []maker{
+			{"login", a.loginCommand}, {"logout", a.logoutCommand}, {"registry", a.registryCommand},
 			{"daemon", a.daemonCommand}, {"completion", a.completionCommand}, {"man", a.manCommand}, {"version", a.versionCommand},
 		}},
 	}

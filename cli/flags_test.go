@@ -92,7 +92,7 @@ func TestEveryFlagOfDockerCompose(t *testing.T) {
 
 // Every command of docker compose that is not there yet says so.
 func TestNotSupportedYet(t *testing.T) {
-	for _, name := range []string{"alpha", "bridge", "build", "commit", "publish", "pull", "push", "run", "watch"} {
+	for _, name := range []string{"alpha", "bridge", "build", "commit", "publish", "run", "watch"} {
 		for _, args := range [][]string{{name}, {name, "--whatever", "x"}, {"-f", "none.yaml", name, "-h"}} {
 			if r := run(t, nil, args...); r.code != 1 || !strings.Contains(r.err, "`gantry "+name+"` is not supported yet") || r.out != "" {
 				t.Errorf("%v: got %+v", args, r)
@@ -137,8 +137,12 @@ func TestRefusedFlags(t *testing.T) {
 		{"plan --build", "--build: building images is not supported yet"},
 		{"up --watch", "--watch is not supported yet"},
 		{"up --menu", "--menu is not supported yet"},
-		{"up --pull always", "--pull always is not supported yet"},
-		{"up --pull sometimes", `--pull "sometimes": must be missing, never or policy`},
+		{"up --pull newer", "--pull newer is not supported"},
+		{"up --pull sometimes", `--pull "sometimes": must be always, missing, never or policy`},
+		{"pull --policy never", `--policy "never": must be missing or always`},
+		{"login -u anna -p hunter2", "--password: a password among the arguments is seen by everybody"},
+		{"login --password-stdin", "--password-stdin needs --username"},
+		{"image search --limit 0 x", "--limit 0: must be from 1 to 100"},
 		{"up --force-recreate --no-recreate", "--force-recreate and --no-recreate cannot be combined"},
 		{"up -d --abort-on-container-exit", "cannot be combined"},
 		{"up --scale web", `"web": must be SERVICE=NUMBER`},
@@ -160,12 +164,12 @@ func TestRefusedFlags(t *testing.T) {
 		{"--progress loud ps", `--progress "loud": must be auto, tty, plain, json or quiet`},
 		{"--parallel 0 ps", "--parallel 0: must be -1"},
 		{"--compatibility ps", "--compatibility"},
-		{"--insecure-registry r ps", "--insecure-registry: registries are not supported yet"},
+		{"--insecure-registry r ps", "--insecure-registry is not supported"},
 		{"--dry-run exec web true", "--dry-run is not supported by gantry exec"},
 		{"--dry-run image rm x", "--dry-run is not supported by gantry image rm"},
 		{"network create --gateway 10.0.0.1 x", "need a --subnet"},
 		{"network create --subnet 10.0.0.0/24 --gateway 10.1.0.1 x", "--gateway 10.1.0.1: no --subnet holds it"},
-		{"image pull x", "`gantry image pull` is not supported yet"},
+		{"image build x", "`gantry image build` is not supported yet"},
 		{"image nosuch", `unknown command "nosuch"`},
 		{"nosuch", `unknown command "nosuch"`},
 		{"lgos", `did you mean logs`},

@@ -21,10 +21,8 @@ func (a *app) imageCommand() *cobra.Command {
 	image := noun("image", "Images")
 	image.AddCommand(a.imageImportCommand(), a.imageLoadCommand(), a.imageListCommand(), a.imageTagCommand(),
 		a.inspectCommand("images", a.completeImages, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Image(ctx, ref) }),
-		a.imageRemoveCommand(), a.imageHistoryCommand(), a.imageSaveCommand(), a.imagePruneCommand())
-	for _, name := range []string{"build", "pull", "push"} {
-		image.AddCommand(notYet(name, ""))
-	}
+		a.imageRemoveCommand(), a.imageHistoryCommand(), a.imageSaveCommand(), a.imagePruneCommand(),
+		a.imagePullCommand(), a.imagePushCommand(), a.imageSearchCommand(), notYet("build", ""))
 	return image
 }
 

@@ -35,8 +35,6 @@ func missingCommands() []*cobra.Command {
 		{"build", "load a finished image with `gantry image load`"},
 		{"commit", ""},
 		{"publish", ""},
-		{"pull", "load an image with `gantry image load` or `gantry image import`"},
-		{"push", ""},
 		{"run", "use `gantry exec` in a running container"},
 		{"watch", ""},
 	} {

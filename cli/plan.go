@@ -43,10 +43,10 @@ func (a *app) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := missingImages(ctx, c, g); err != nil {
+			if err := a.ignoreOrphans(ctx, c, &g); err != nil {
 				return err
 			}
-			if err := a.ignoreOrphans(ctx, c, &g); err != nil {
+			if err := a.bring(ctx, c, g, true, true); err != nil {
 				return err
 			}
 			plan, err := a.printPlan(ctx, c, g, format)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"gantry/client"
 	"gantry/scheduler"
 )
 
@@ -15,6 +16,8 @@ import (
 // the last state standing.
 type progress interface {
 	event(scheduler.Event)
+	// layer is about a part of an image that is pulled or pushed.
+	layer(image string, p client.ImageProgress)
 	close()
 }
 
@@ -63,6 +66,7 @@ var words = map[string][2]string{
 	"restart": {"Restarting", "Restarted"},
 	"remove":  {"Removing", "Removed"},
 	"pull":    {"Pulling", "Pulled"},
+	"push":    {"Pushing", "Pushed"},
 	"await":   {"Waiting", "Ready"},
 	"kill":    {"Killing", "Killed"},
 	"pause":   {"Pausing", "Paused"},
@@ -115,8 +119,9 @@ func oneLine(err error) string {
 // quietProgress shows nothing; errors are reported at the end all the same.
 type quietProgress struct{}
 
-func (quietProgress) event(scheduler.Event) {}
-func (quietProgress) close()                {}
+func (quietProgress) event(scheduler.Event)              {}
+func (quietProgress) layer(string, client.ImageProgress) {}
+func (quietProgress) close()                             {}
 
 // plainProgress writes a line for every change:
 //
@@ -125,6 +130,7 @@ type plainProgress struct {
 	w     io.Writer
 	notes func(string)
 	seen  noteFilter
+	said  map[string]string // of layers
 }
 
 func (p *plainProgress) event(e scheduler.Event) {
@@ -137,6 +143,18 @@ func (p *plainProgress) event(e scheduler.Event) {
 		line += ": " + oneLine(e.Err)
 	}
 	fmt.Fprintln(p.w, line)
+}
+
+// layer writes a line for what a layer has come to, and none for every byte.
+func (p *plainProgress) layer(_ string, l client.ImageProgress) {
+	if p.said[l.Layer] == l.Status {
+		return
+	}
+	if p.said == nil {
+		p.said = map[string]string{}
+	}
+	p.said[l.Layer] = l.Status
+	fmt.Fprintf(p.w, " %s  %s\n", l.Layer, l.Status)
 }
 
 func (p *plainProgress) close() {}
@@ -167,10 +185,13 @@ type jsonProgress struct {
 
 type jsonLine struct {
 	ID      string  `json:"id"`
+	Parent  string  `json:"parent_id,omitempty"`
 	Status  string  `json:"status"` // Working, Done, Warning, Error
 	Text    string  `json:"text"`
 	Details string  `json:"details,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
+	Current int64   `json:"current,omitempty"` // bytes of a layer
+	Total   int64   `json:"total,omitempty"`
 }
 
 func (p *jsonProgress) event(e scheduler.Event) {
@@ -191,6 +212,14 @@ func (p *jsonProgress) event(e scheduler.Event) {
 		}
 	}
 	_ = p.enc.Encode(l)
+}
+
+func (p *jsonProgress) layer(image string, l client.ImageProgress) {
+	line := jsonLine{ID: l.Layer, Parent: "Image " + image, Status: "Working", Text: l.Status, Current: l.Current, Total: l.Total}
+	if settled(l.Status) {
+		line.Status = "Done"
+	}
+	_ = p.enc.Encode(line)
 }
 
 func (p *jsonProgress) close() {}
@@ -253,6 +282,15 @@ func (p *ttyProgress) event(e scheduler.Event) {
 		p.seen.each(e.Plan.Notes, func(n string) { p.told = append(p.told, n) })
 	}
 	p.board.apply(e, p.now())
+	if p.now().Sub(p.last) >= frameLeast {
+		p.draw(false)
+	}
+}
+
+func (p *ttyProgress) layer(image string, l client.ImageProgress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.board.layer(image, l, p.now())
 	if p.now().Sub(p.last) >= frameLeast {
 		p.draw(false)
 	}

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"gantry/client"
 	"gantry/scheduler"
 )
 
@@ -34,6 +36,7 @@ type row struct {
 	began   time.Time
 	ended   time.Time
 	pending bool // of a plan, not yet begun
+	of      *row // the image that this is a layer of
 }
 
 func (b *board) at(object string) *row {
@@ -67,7 +70,41 @@ func (b *board) apply(e scheduler.Event, now time.Time) {
 	}
 	if r.ended = now; e.Progress == scheduler.StepStarted {
 		r.ended = time.Time{}
+		return
 	}
+	// Of an image that is done or has failed nobody asks for the layers.
+	b.rows = slices.DeleteFunc(b.rows, func(other *row) bool { return other.of == r })
+}
+
+// layer shows a part of an image below it, for as long as that is under way.
+func (b *board) layer(image string, l client.ImageProgress, now time.Time) {
+	above := b.at(object(scheduler.What{Kind: "image", Name: image}))
+	name := "  " + l.Layer
+	i := slices.IndexFunc(b.rows, func(r *row) bool { return r.of == above && r.object == name })
+	if i < 0 {
+		r := &row{object: name, of: above, began: now}
+		for i = len(b.rows); b.rows[i-1] != above && b.rows[i-1].of != above; {
+			i--
+		}
+		b.rows = slices.Insert(b.rows, i, r)
+	}
+	r := b.rows[i]
+	r.text, r.detail, r.state, r.ended = l.Status, "", scheduler.StepStarted, time.Time{}
+	if l.Total > 0 {
+		r.detail = bytesText(l.Current) + " / " + bytesText(l.Total)
+	}
+	if settled(l.Status) {
+		r.state, r.ended = scheduler.StepDone, now
+	}
+}
+
+// settled tells whether nothing more will happen to a layer.
+func settled(status string) bool {
+	switch status {
+	case "Pull complete", "Already exists", "Pushed", "Layer already exists", "Mounted from another repository":
+		return true
+	}
+	return false
 }
 
 var spinner = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
@@ -77,10 +114,13 @@ var spinner = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "
 // then those that failed, then the latest to be done.
 func (b *board) frame(width, height int, now time.Time) []string {
 	var shown []*row
-	done := 0
+	done, total := 0, 0
 	for _, r := range b.rows {
-		if r.state == scheduler.StepDone {
-			done++
+		if r.of == nil {
+			total++
+			if r.state == scheduler.StepDone {
+				done++
+			}
 		}
 		if !r.pending {
 			shown = append(shown, r)
@@ -89,7 +129,7 @@ func (b *board) frame(width, height int, now time.Time) []string {
 	if len(b.rows) == 0 {
 		return nil
 	}
-	total, hidden := len(b.rows), 0
+	hidden := 0
 	if room := height - 2; height > 0 && len(shown) > max(room, 1) {
 		room = max(room-1, 1) // a line for what is hidden
 		hidden = len(shown) - room

@@ -8,14 +8,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"gantry/client"
 	"gantry/compose"
 	"gantry/scheduler"
 
-	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 )
 
@@ -91,12 +89,12 @@ func (o *upOptions) createFlags(cmd *cobra.Command, a *app) {
 	f.BoolVar(&o.noBuild, "no-build", false, "do not build images")
 	f.BoolVar(&o.forceRecreate, "force-recreate", false, "recreate containers that have not changed")
 	f.BoolVar(&o.noRecreate, "no-recreate", false, "leave containers that exist as they are")
-	f.StringVar(&o.pull, "pull", "policy", "`when` to pull images: missing, never or policy (as the compose file says)")
+	f.StringVar(&o.pull, "pull", "policy", "`when` to pull images: always, missing, never or policy (as the compose file says)")
 	f.BoolVar(&o.quietPull, "quiet-pull", false, "pull without progress")
 	f.BoolVar(&o.removeOrphans, "remove-orphans", false, "remove containers of services the project does not have")
 	f.StringArrayVar(&o.scale, "scale", nil, "number of containers as `SERVICE=NUM`, whatever the compose file says")
 	f.BoolVarP(&o.yes, "yes", "y", false, "answer yes to every question")
-	a.completeFlagValues(cmd, "pull", "missing", "never", "policy")
+	a.completeFlagValues(cmd, "pull", "always", "missing", "never", "policy")
 	_ = cmd.RegisterFlagCompletionFunc("scale", a.completeScale)
 }
 
@@ -117,11 +115,11 @@ func (o *upOptions) refuse() error {
 		return errors.New("--menu is not supported yet")
 	}
 	switch o.pull {
-	case "missing", "never", "policy", "":
-	case "always", "build", "newer":
-		return fmt.Errorf("--pull %s is not supported yet: images are loaded or imported", o.pull)
+	case "always", "missing", "never", "policy", "":
+	case "build", "newer":
+		return fmt.Errorf("--pull %s is not supported", o.pull)
 	default:
-		return fmt.Errorf("--pull %q: must be missing, never or policy", o.pull)
+		return fmt.Errorf("--pull %q: must be always, missing, never or policy", o.pull)
 	}
 	abort := o.abortOnExit || o.abortOnFailure || o.exitCodeFrom != ""
 	attached := len(o.attach) > 0 || o.attachDependencies
@@ -173,6 +171,12 @@ func (a *app) goal(ctx context.Context, services []string, o upOptions) (schedul
 	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, o.noDeps })
 	if err != nil {
 		return scheduler.Goal{}, err
+	}
+	if o.pull != "" && o.pull != "policy" {
+		for name, s := range p.Services {
+			s.PullPolicy, s.PullRefreshAfter = o.pull, ""
+			p.Services[name] = s
+		}
 	}
 	if errs := compose.Unsupported(p); len(errs) > 0 {
 		return scheduler.Goal{}, errors.Join(errs...)
@@ -229,63 +233,6 @@ func parseScale(pairs []string) (map[string]int, error) {
 		out[name] = n
 	}
 	return out, nil
-}
-
-// missingImages refuses a goal whose images are not here, before anything is
-// changed.
-func missingImages(ctx context.Context, c *client.Client, g scheduler.Goal) error {
-	type use struct {
-		service string
-		build   bool
-	}
-	uses := map[string]use{}
-	var refs []string
-	for _, name := range g.Project.ServiceNames() {
-		s := g.Project.Services[name]
-		if want, ok := g.Services[name]; !ok || want.Replicas == 0 {
-			continue
-		}
-		ref := compose.ImageName(g.Project, s)
-		if _, ok := uses[ref]; !ok {
-			refs = append(refs, ref)
-			uses[ref] = use{name, s.Build != nil}
-		}
-	}
-	errs := make([]error, len(refs))
-	gone := make([]string, len(refs)) // what is said of an image that is not here
-	slots := make(chan struct{}, 6)
-	var work sync.WaitGroup
-	for i, ref := range refs {
-		work.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			_, err := c.Image(ctx, ref)
-			if err == nil || !errdefs.IsNotFound(err) {
-				errs[i] = err
-				return
-			}
-			why := "pulling is"
-			if uses[ref].build {
-				why = "builds are"
-			}
-			gone[i] = fmt.Sprintf("service %s: image %q is not here, and %s not supported yet", uses[ref].service, ref, why)
-		})
-	}
-	work.Wait()
-	n, last := 0, 0
-	for i, text := range gone {
-		if text != "" {
-			errs[i] = errors.New(text)
-			n, last = n+1, i
-		}
-	}
-	switch { // how to bring them is said once
-	case n == 1:
-		errs[last] = fmt.Errorf("%s; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR %s`", gone[last], refs[last])
-	case n > 1:
-		errs = append(errs, errors.New("bring them with `gantry image load -i ARCHIVE` or `gantry image import TAR NAME`"))
-	}
-	return errors.Join(errs...)
 }
 
 // ignoreOrphans makes the plan silent about containers of services the project
@@ -366,10 +313,10 @@ func (a *app) up(ctx context.Context, services []string, o upOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := missingImages(ctx, c, g); err != nil {
+	if err := a.ignoreOrphans(ctx, c, &g); err != nil {
 		return err
 	}
-	if err := a.ignoreOrphans(ctx, c, &g); err != nil {
+	if err := a.bring(ctx, c, g, o.quietPull, a.dryRun); err != nil {
 		return err
 	}
 	if a.dryRun {

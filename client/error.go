@@ -44,6 +44,7 @@ var (
 		"unavailable":         errdefs.ErrUnavailable,
 		"not-implemented":     errdefs.ErrNotImplemented,
 		"permission-denied":   errdefs.ErrPermissionDenied,
+		"unauthenticated":     errdefs.ErrUnauthenticated,
 		"canceled":            context.Canceled,
 	}
 	classByStatus = map[int]error{

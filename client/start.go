@@ -97,7 +97,7 @@ func (c *Client) startLock(ctx context.Context) (release func(), err error) {
 }
 
 func (c *Client) startDaemon(ctx context.Context) error {
-	program, err := daemonProgram()
+	program, err := DaemonProgram()
 	if err != nil {
 		return err
 	}
@@ -154,8 +154,8 @@ func (c *Client) startDaemon(ctx context.Context) error {
 	return fmt.Errorf("%s; its log is %s", reason, path)
 }
 
-// daemonProgram finds gantryd: beside this program, else in PATH.
-func daemonProgram() (string, error) {
+// DaemonProgram finds gantryd: beside this program, else in PATH.
+func DaemonProgram() (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if self, err = filepath.EvalSymlinks(self); err == nil {
 			beside := filepath.Join(filepath.Dir(self), "gantryd")

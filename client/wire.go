@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
 )
@@ -47,6 +48,7 @@ type (
 	Version          = system.VersionResponse
 	DiskUsage        = system.DiskUsage
 	ImageStep        = image.HistoryResponseItem
+	ImageFound       = registry.SearchResult
 	UpdateConfig     = container.UpdateConfig
 	Resources        = container.Resources
 	RestartPolicy    = container.RestartPolicy

@@ -12,7 +12,12 @@
 //	                   └─────Encode──────► bytes ──Decode──► the same Project
 package compose
 
-import "github.com/compose-spec/compose-go/v2/types"
+import (
+	"fmt"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/types"
+)
 
 // The model of a project, as compose-go has it.
 type (
@@ -95,12 +100,14 @@ const (
 	VolumeTypeImage  = types.VolumeTypeImage
 )
 
-// Pull policies. Others are refused by [Unsupported].
+// Pull policies. What else GetPullPolicy of a service gives is the same as
+// PullMissing; others are refused by [Unsupported].
 const (
 	PullAlways  = types.PullPolicyAlways
 	PullNever   = types.PullPolicyNever
 	PullMissing = types.PullPolicyMissing
 	PullBuild   = types.PullPolicyBuild
+	PullRefresh = types.PullPolicyRefresh // when it has not been for a time
 )
 
 // Prefixes of network_mode, ipc and pid that name another container.
@@ -108,6 +115,27 @@ const (
 	ServicePrefix   = types.ServicePrefix
 	ContainerPrefix = types.ContainerPrefix
 )
+
+// PullPolicy is when the image of a service is pulled; every is how old its
+// last pull may be, for [PullRefresh].
+func PullPolicy(s Service) (policy string, every time.Duration, err error) {
+	if s.PullPolicy == PullRefresh && s.PullRefreshAfter != "" {
+		s.PullPolicy = "every_" + s.PullRefreshAfter
+		s.PullRefreshAfter = ""
+	}
+	policy, every, err = s.GetPullPolicy()
+	switch {
+	case err != nil:
+		return "", 0, fmt.Errorf("%q is no pull policy (always, missing, if_not_present, never, build, daily, weekly, every_DURATION)", s.PullPolicy)
+	case s.PullRefreshAfter != "":
+		return "", 0, fmt.Errorf("pull_refresh_after needs pull_policy: refresh, not %q", s.PullPolicy)
+	case policy == PullRefresh && every <= 0:
+		return "", 0, fmt.Errorf("pull policy %q needs the time after which to pull: pull_refresh_after: 24h", s.PullPolicy)
+	case policy == types.PullPolicyIfNotPresent:
+		policy = PullMissing
+	}
+	return policy, every, nil
+}
 
 // ImageName is the image a service runs: the one it names or, where it only
 // says how to build one, "<project>-<service>".

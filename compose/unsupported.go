@@ -198,10 +198,8 @@ func refuseLifecycle(r *refusals, s Service) {
 	r.service(s, len(s.PreStart) > 0, "pre_start", "hooks are not supported yet")
 	r.service(s, len(s.PostStart) > 0, "post_start", "hooks are not supported yet")
 	r.service(s, len(s.PreStop) > 0, "pre_stop", "hooks are not supported yet")
-	switch s.PullPolicy {
-	case "", PullMissing, PullNever, "if_not_present", PullBuild:
-	default:
-		r.service(s, true, "pull_policy", fmt.Sprintf("pull policy %q is not supported yet (only missing, never)", s.PullPolicy))
+	if _, _, err := PullPolicy(s); err != nil {
+		r.service(s, true, "pull_policy", err.Error())
 	}
 	policy, count, counted := strings.Cut(s.Restart, ":")
 	_, err := strconv.ParseUint(count, 10, 31)

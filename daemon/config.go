@@ -22,6 +22,7 @@ type Version struct{ Number, Commit, Built string }
 type Config struct {
 	Root  string   // durable state
 	Run   string   // state of this boot
+	Certs string   // how registries are reached: HOST/hosts.toml
 	Hosts []string // addresses to serve the API on, "unix:///…" or "tcp://…"
 	TLS   TLS      // of tcp addresses
 	Debug bool     // log more
@@ -34,10 +35,12 @@ type Config struct {
 const (
 	defaultRoot = "/var/lib/gantry"
 	defaultRun  = "/run/gantry"
+
+	defaultCerts = "/etc/gantry/certs.d"
 )
 
 // Default is the configuration of a daemon that is told nothing but its
-// environment: GANTRY_ROOT, GANTRY_RUN and GANTRY_HOST.
+// environment: GANTRY_ROOT, GANTRY_RUN, GANTRY_CERTS and GANTRY_HOST.
 func Default(getenv func(string) string) Config {
 	or := func(name, v string) string {
 		if e := getenv(name); e != "" {
@@ -45,7 +48,7 @@ func Default(getenv func(string) string) Config {
 		}
 		return v
 	}
-	c := Config{Root: or("GANTRY_ROOT", defaultRoot), Run: or("GANTRY_RUN", defaultRun)}
+	c := Config{Root: or("GANTRY_ROOT", defaultRoot), Run: or("GANTRY_RUN", defaultRun), Certs: or("GANTRY_CERTS", defaultCerts)}
 	if h := getenv("GANTRY_HOST"); h != "" {
 		c.Hosts = []string{h}
 	}
@@ -54,7 +57,11 @@ func Default(getenv func(string) string) Config {
 
 // complete fills what follows from the rest and checks what was given.
 func (c Config) complete() (Config, error) {
-	for _, dir := range []*string{&c.Root, &c.Run} {
+	dirs := []*string{&c.Root, &c.Run}
+	if c.Certs != "" {
+		dirs = append(dirs, &c.Certs)
+	}
+	for _, dir := range dirs {
 		abs, err := filepath.Abs(*dir)
 		if err != nil {
 			return c, err

@@ -126,7 +126,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		d.images, err = image.Open(ctx, image.Options{Root: filepath.Join(d.Root, "images"), Log: d.Log})
+		d.images, err = image.Open(ctx, image.Options{Root: filepath.Join(d.Root, "images"), Registries: d.Certs, Log: d.Log})
 		return err
 	})
 	g.Go(func() (err error) {
@@ -206,7 +206,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		args := []string{self, "--root", d.Root, "--run", d.Run}
+		args := []string{self, "--root", d.Root, "--run", d.Run, "--certs", d.Certs}
 		if d.Debug {
 			args = append(args, "--debug")
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gantry/runtime"
+	"gantry/runtime/image"
 	"gantry/runtime/spec"
 	"gantry/runtime/volume"
 	"gantry/scheduler"
@@ -38,7 +39,7 @@ func newEngine(rt *runtime.Engine) *engine {
 
 // Observe shows what there is of a project.
 func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.State, error) {
-	s := scheduler.State{Now: time.Now(), Images: map[string]string{}}
+	s := scheduler.State{Now: time.Now(), Images: map[string]string{}, Sources: map[string]string{}}
 	all := e.rt.List()
 	for _, c := range all {
 		if c.Config.Labels[scheduler.LabelProject] == look.Project {
@@ -69,6 +70,9 @@ func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.St
 		switch {
 		case err == nil:
 			s.Images[ref] = img.ID.String()
+			if source := img.Source(ref); source != "" {
+				s.Sources[ref] = source
+			}
 		case !errdefs.IsNotFound(err):
 			return s, err
 		}
@@ -182,12 +186,28 @@ func sources(mounts []spec.Mount) error {
 	return nil
 }
 
-// Pull says what there is instead, until registries can be reached.
-func (e *engine) Pull(ctx context.Context, ref, id string) error {
-	if _, err := e.rt.Image(ctx, ref); err != nil {
-		return err // names the image and the next step
+// Pull brings an image that a goal needs. The client has pulled what it could,
+// with its user's credentials; here there are none. A goal that fixes its image
+// gets that one, by its digest, or none.
+func (e *engine) Pull(ctx context.Context, ref, id, source string) error {
+	if id != "" && source == "" {
+		return fmt.Errorf("image %s (%s) is not here any more, and no registry is known to have it: load it again: %w", ref, id, errdefs.ErrNotFound)
 	}
-	return fmt.Errorf("image %s is not the one wanted (%s), and pulling is not supported yet: %w", ref, id, errdefs.ErrNotImplemented)
+	got, err := e.rt.PullImage(ctx, image.PullOptions{Ref: cmp.Or(source, ref)})
+	if errdefs.IsPermissionDenied(err) {
+		return fmt.Errorf("%w; the daemon has no credentials of its own: `gantry pull` brings it with yours", err)
+	}
+	if err != nil || id == "" {
+		return err
+	}
+	if got.Image.ID.String() != id {
+		return fmt.Errorf("image %s is %s, not the %s that is wanted: %w", source, got.Image.ID, id, errdefs.ErrFailedPrecondition)
+	}
+	// Its name, unless that means another one by now.
+	if _, err := e.rt.Image(ctx, ref); errdefs.IsNotFound(err) {
+		return e.rt.TagImage(ctx, id, ref)
+	}
+	return nil
 }
 
 func (e *engine) RemoveImage(ctx context.Context, ref string) error {

@@ -83,7 +83,6 @@ var elsewhere = map[string]string{
 	"Dockerfile":                      "read by who builds",
 	"Develop":                         "read by who watches files",
 	"Attach":                          "read by the client that attaches",
-	"PullRefreshAfter":                "belongs to pull policies that are refused",
 	"Links":                           "the scheduler's graph; other names are refused",
 	"Volumes.Consistency":             "means nothing on Linux",
 	"Volumes.Bind.SELinux":            "asks for labels, and gantry labels nothing",

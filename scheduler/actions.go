@@ -28,13 +28,17 @@ type What struct {
 	Stops   bool   `json:"stops,omitempty"`   // it stops a container that runs first
 }
 
-// Pull fetches an image.
-type Pull struct{ Ref, ID string }
+// Pull fetches an image. With an ID it is to be the very image, which Source,
+// if there is one, names in its registry.
+type Pull struct {
+	Ref, ID string
+	Source  string `json:",omitempty"`
+}
 
 func (a Pull) What() What     { return What{Verb: "pull", Kind: "image", Name: a.Ref} }
 func (a Pull) String() string { return "pull " + a.Ref }
 func (a Pull) run(ctx context.Context, e Engine) error {
-	return e.Pull(ctx, a.Ref, a.ID)
+	return e.Pull(ctx, a.Ref, a.ID, a.Source)
 }
 
 // RemoveImage removes a reference to an image.

@@ -39,8 +39,9 @@ type Observer interface {
 type Engine interface {
 	Observer
 
-	// Pull fetches an image. id, if said, is the image it must be.
-	Pull(ctx context.Context, ref, id string) error
+	// Pull fetches an image. id, if said, is the image it must be, and source
+	// the name with a digest that it has in a registry, "" if none is known.
+	Pull(ctx context.Context, ref, id, source string) error
 	// RemoveImage removes the reference, and the image if it was the last.
 	RemoveImage(ctx context.Context, ref string) error
 

@@ -30,6 +30,9 @@ type Goal struct {
 	Known []string
 	// Images fixes images: reference as the project writes it → id.
 	Images map[string]string
+	// Sources say where a fixed image came from: the same reference → a name
+	// with a digest, by which a registry has it for as long as it has it at all.
+	Sources map[string]string
 
 	Options Options
 }
@@ -157,7 +160,7 @@ func (g Goal) clone() Goal {
 		g.Project = &p
 	}
 	g.Services = maps.Clone(g.Services)
-	g.Images = maps.Clone(g.Images)
+	g.Images, g.Sources = maps.Clone(g.Images), maps.Clone(g.Sources)
 	g.Scope = slices.Clone(g.Scope)
 	g.Known = slices.Clone(g.Known)
 	g.Options.Services = slices.Clone(g.Options.Services)
@@ -174,6 +177,7 @@ type wireGoal struct {
 	Scope    []string          `json:"scope,omitempty"`
 	Known    []string          `json:"known,omitempty"`
 	Images   map[string]string `json:"images,omitempty"`
+	Sources  map[string]string `json:"sources,omitempty"`
 	Options  Options           `json:"options"`
 }
 
@@ -188,7 +192,7 @@ func (g Goal) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(wireGoal{Version: goalVersion, Project: string(text), Services: g.Services,
-		Scope: g.Scope, Known: g.Known, Images: g.Images, Options: g.Options})
+		Scope: g.Scope, Known: g.Known, Images: g.Images, Sources: g.Sources, Options: g.Options})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -205,6 +209,6 @@ func (g *Goal) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("project of the goal: %w", err)
 	}
-	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Options: w.Options}
+	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Sources: w.Sources, Options: w.Options}
 	return nil
 }

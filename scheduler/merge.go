@@ -105,7 +105,7 @@ func (p *planner) takenDown(networks map[string]bool) map[string]bool {
 // pin fixes the images of the services in scope: by the ids the caller gave,
 // else to what their names mean now.
 func pin(g *Goal, given map[string]string, have State) {
-	images := maps.Clone(g.Images)
+	images, sources := maps.Clone(g.Images), maps.Clone(g.Sources)
 	for name := range g.Services {
 		s, ok := g.Project.Services[name]
 		if !ok || !g.inScope(name) {
@@ -118,9 +118,16 @@ func pin(g *Goal, given map[string]string, have State) {
 				images = map[string]string{}
 			}
 			images[ref] = id
+			delete(sources, ref)
+			if source := have.Sources[ref]; source != "" {
+				if sources == nil {
+					sources = map[string]string{}
+				}
+				sources[ref] = source
+			}
 		}
 	}
-	g.Images = images
+	g.Images, g.Sources = images, sources
 }
 
 // lay puts the services in the scope of asked over base.
@@ -139,7 +146,7 @@ func lay(base, asked Goal) Goal {
 	}
 	g.Project = &p
 	g.Services = over(base.Services, asked.Services)
-	g.Images = over(base.Images, asked.Images)
+	g.Images, g.Sources = over(base.Images, asked.Images), over(base.Sources, asked.Sources)
 	g.Scope = slices.Clone(asked.Scope)
 	g.Known = slices.Compact(slices.Sorted(slices.Values(append(g.Known, asked.Known...))))
 	g.Options = asked.Options

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
 	"time"
@@ -64,6 +65,38 @@ func TestMergePinsImages(t *testing.T) {
 	}
 	if got, ok := plan.Steps[0].Do.(Pull); !ok || got != (Pull{Ref: "busybox", ID: "sha256:b1"}) {
 		t.Errorf("plan\n%s", plan)
+	}
+}
+
+// Where a fixed image came from is fixed with it, and forgotten with it.
+func TestMergePinsSources(t *testing.T) {
+	p, err := load("services: {one: {image: busybox}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := NewGoal(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := Merge(nil, asked, State{Images: map[string]string{"busybox": "sha256:b1"}, Sources: map[string]string{"busybox": "busybox@sha256:1"}})
+	text, err := json.Marshal(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored Goal
+	if err := json.Unmarshal(text, &stored); err != nil || stored.Sources["busybox"] != "busybox@sha256:1" {
+		t.Fatalf("%v %v", stored.Sources, err)
+	}
+	plan, err := Reconcile(stored, State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := plan.Steps[0].Do.(Pull); !ok || got != (Pull{Ref: "busybox", ID: "sha256:b1", Source: "busybox@sha256:1"}) {
+		t.Errorf("plan\n%s", plan)
+	}
+	later := Merge(&stored, asked, State{Images: map[string]string{"busybox": "sha256:loaded"}})
+	if later.Images["busybox"] != "sha256:loaded" || len(later.Sources) > 0 || stored.Sources["busybox"] == "" {
+		t.Errorf("after another was loaded: %v %v; before: %v", later.Images, later.Sources, stored.Sources)
 	}
 }
 

@@ -281,7 +281,7 @@ func (p *planner) pull(s *service) (int, error) {
 	case policy == compose.PullNever:
 		return 0, notFound("service %s: image %s is not here and pull_policy is never; load or import it first", s.name, s.image)
 	}
-	step := p.add(Step{Do: Pull{Ref: s.image, ID: p.want.Images[s.image]}, Why: "not here"})
+	step := p.add(Step{Do: Pull{Ref: s.image, ID: p.want.Images[s.image], Source: p.want.Sources[s.image]}, Why: "not here"})
 	p.pulling[s.image] = step
 	p.pulls = append(p.pulls, step)
 	return step, nil

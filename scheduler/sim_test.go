@@ -163,7 +163,7 @@ func (w *sim) happened(project string) {
 	}
 }
 
-func (w *sim) Pull(ctx context.Context, ref, id string) error {
+func (w *sim) Pull(ctx context.Context, ref, id, _ string) error {
 	leave, err := w.enter(ctx, "pull", ref)
 	defer leave()
 	if err == nil {

@@ -17,6 +17,9 @@ type State struct {
 	Volumes    []Volume
 	// Images are the images on the machine: reference as asked in [Look] → id.
 	Images map[string]string
+	// Sources are the names, with a digest, of those that a registry has:
+	// reference → "web@sha256:…".
+	Sources map[string]string
 	// Was is the project of the goal before this one; nil if there was none.
 	// It only serves to say what has changed.
 	Was *compose.Project

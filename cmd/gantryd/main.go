@@ -27,12 +27,16 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "registry" {
+		return serveRegistry(args[1:])
+	}
 	c := daemon.Default(os.Getenv)
 	c.Version = daemon.Version{Number: version, Commit: commit, Built: built}
 	f := flag.NewFlagSet("gantryd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&c.Root, "root", c.Root, "directory of what is kept")
 	f.StringVar(&c.Run, "run", c.Run, "directory of what is gone with the next boot")
+	f.StringVar(&c.Certs, "certs", c.Certs, "directory that says how registries are reached: HOST/hosts.toml, as containerd's")
 	f.BoolVar(&c.Debug, "debug", false, "log more")
 	show := f.Bool("version", false, "print the version and exit")
 	var hosts []string
@@ -47,7 +51,7 @@ func run(args []string) error {
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(os.Stdout)
-			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--host ADDRESS]... [--tlsverify --tlscacert FILE --tlscert FILE --tlskey FILE] [--debug] [--version]")
+			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--certs DIR] [--host ADDRESS]... [--tlsverify --tlscacert FILE --tlscert FILE --tlskey FILE] [--debug] [--version]")
 			f.PrintDefaults()
 			return nil
 		}

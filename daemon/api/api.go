@@ -138,6 +138,9 @@ func (s *server) routes() map[string]handler {
 		"GET /images/get":                s.imagesSave,
 		"POST /images/load":              s.imageLoad,
 		"POST /images/create":            s.imageCreate,
+		"GET /images/search":             s.imageSearch,
+		"GET /distribution/{path...}":    s.distribution,
+		"POST /auth":                     s.auth,
 		"GET /images/{path...}":          s.imageGet,
 		"POST /images/{path...}":         s.imagePost,
 		"DELETE /images/{path...}":       s.imageRemove,
@@ -350,6 +353,8 @@ func classOf(err error) (status int, class string) {
 		return http.StatusConflict, "conflict"
 	case errdefs.IsNotModified(err):
 		return http.StatusNotModified, "not-modified"
+	case errdefs.IsUnauthorized(err):
+		return http.StatusUnauthorized, "unauthenticated"
 	case errdefs.IsPermissionDenied(err):
 		return http.StatusForbidden, "permission-denied"
 	case errdefs.IsNotImplemented(err):
@@ -370,7 +375,7 @@ func message(err error) string {
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrInvalidArgument, errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition,
 		errdefs.ErrConflict, errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrPermissionDenied,
-		errdefs.ErrResourceExhausted, errdefs.ErrOutOfRange,
+		errdefs.ErrResourceExhausted, errdefs.ErrOutOfRange, errdefs.ErrUnauthenticated,
 	} {
 		if !errors.Is(err, class) {
 			continue

@@ -22,6 +22,7 @@ type Engine interface {
 	Containers
 	Execs
 	Images
+	Registries
 	Networks
 	Volumes
 
@@ -80,6 +81,16 @@ type Images interface {
 	SaveImages(ctx context.Context, w io.Writer, refs []string) error
 	ImageLayers(ctx context.Context) (map[digest.Digest][]image.Layer, error)
 	PruneImages(ctx context.Context, want func(image.Image) bool) (gone []image.Removed, bytes int64, err error)
+}
+
+// Registries are where images come from and go to.
+type Registries interface {
+	PullImage(ctx context.Context, o image.PullOptions) (image.Pulled, error)
+	PushImage(ctx context.Context, o image.PushOptions) (image.Pushed, error)
+	RemoteTags(ctx context.Context, repository string, c image.Credentials) ([]string, error)
+	InspectRemote(ctx context.Context, ref string, c image.Credentials) (image.RemoteImage, error)
+	Login(ctx context.Context, server string, c image.Credentials) (identity string, err error)
+	SearchImages(ctx context.Context, term string, limit int, c image.Credentials) ([]image.Found, error)
 }
 
 // Networks are networks and who is on them.

@@ -131,7 +131,7 @@ func (s *server) imagePost(ctx context.Context, w http.ResponseWriter, r *http.R
 		w.WriteHeader(http.StatusCreated)
 		return nil
 	case "push":
-		return unsupported("pushing an image is not supported yet")
+		return s.imagePush(ctx, w, r, name)
 	}
 	return notFound()
 }
@@ -226,13 +226,13 @@ func (s *server) imageLoad(ctx context.Context, w http.ResponseWriter, r *http.R
 	return nil
 }
 
-// imageCreate imports, when there is a source, and else would pull.
+// imageCreate imports, when there is a source, and else pulls.
 func (s *server) imageCreate(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	source := q.Get("fromSrc")
 	switch {
 	case q.Get("fromImage") != "":
-		return unsupported("pulling an image is not supported yet: load or import %s instead", q.Get("fromImage"))
+		return s.imagePull(ctx, w, r)
 	case source == "":
 		return invalid("neither fromImage nor fromSrc is given")
 	case source != "-":

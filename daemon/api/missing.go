@@ -50,7 +50,6 @@ func outsideSwarm(patterns ...string) (out []gap) {
 // missing are the endpoints that are refused by name.
 func missing() (all []gap) {
 	for _, some := range [][]gap{
-		later("asking a registry", "GET /distribution/{path...}", "GET /images/search", "POST /auth"),
 		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
 		{{"PUT /volumes/{name}", "volume update only valid for cluster volumes, but swarm is unavailable", errdefs.ErrUnavailable}},
 		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/init", "POST /swarm/join"),

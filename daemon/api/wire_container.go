@@ -224,9 +224,9 @@ func orEmpty(m map[string]string) map[string]string {
 	return m
 }
 
-func orNone(s []string) []string {
+func orNone[T any](s []T) []T {
 	if s == nil {
-		return []string{}
+		return []T{}
 	}
 	return s
 }

@@ -111,7 +111,7 @@ func (op *operation) written(ctx context.Context, write func(context.Context, io
 		defer func() { w.CloseWithError(failed) }() // however write ends
 		entries, failed = write(writing, w)
 	}()
-	layer, err := op.ingest(ctx, r, true, true)
+	layer, err := op.ingest(ctx, r, true, true, ocispec.Descriptor{})
 	// Whoever writes on has nobody who reads.
 	stop()
 	r.CloseWithError(errUnread)

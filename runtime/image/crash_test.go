@@ -23,7 +23,8 @@ func crashTar(t testing.TB, i int) []byte {
 	return makeTar(t, entries...)
 }
 
-// crashChild imports, commits and removes images until it is killed.
+// crashChild pulls, pushes, imports, commits and removes images until it is
+// killed.
 func crashChild() {
 	ctx := context.Background()
 	s, err := Open(ctx, Options{Root: os.Getenv("GANTRY_IMAGE_CRASH")})
@@ -34,11 +35,27 @@ func crashChild() {
 	fmt.Println("open")
 	var t testing.T
 	seed := os.Getpid() * 1000
+	h := openHub()
 	for i := 0; ; i++ {
+		ref := fmt.Sprintf("pulled%d:1", i%5)
+		h.image(&t, ref, crashTar(&t, seed+i+900))
+		if _, err := s.Pull(ctx, PullOptions{Ref: h.name(ref)}); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
 		name := fmt.Sprintf("crash%d", i%5)
 		img, err := s.Import(ctx, bytes.NewReader(crashTar(&t, seed+i)), ImportOptions{Name: name})
 		if err == nil {
 			_, err = s.Commit(ctx, CommitOptions{Base: img.ID, Name: fmt.Sprintf("on-top%d", i%5)}, layerOf(crashTar(&t, seed+i+500), 200))
+		}
+		if err == nil {
+			err = s.Tag(ctx, name, h.name("pushed:1"))
+		}
+		if err == nil {
+			_, err = s.Push(ctx, PushOptions{Ref: h.name("pushed:1")})
+		}
+		if err == nil && i%2 == 1 {
+			_, err = s.Remove(ctx, h.name(ref), RemoveOptions{})
 		}
 		if err == nil && i%3 == 2 {
 			_, err = s.Remove(ctx, name, RemoveOptions{})
@@ -53,8 +70,8 @@ func crashChild() {
 	}
 }
 
-// TestKilled kills a process at random moments of imports, commits,
-// removals and collections. The store opens, what it lists is whole, and the next collection
+// TestKilled kills a process at random moments of pulls, pushes, imports,
+// commits, removals and collections. The store opens, what it lists is whole, and the next collection
 // leaves nothing else.
 func TestKilled(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -26,5 +26,5 @@ func classed(class error, format string, args ...any) error {
 // other things that are missing.
 func notHere(ref string) error {
 	return classed(errdefs.ErrNotFound,
-		`No such image: %s; import or load it with "gantry image load -i FILE" (registries are not supported yet)`, ref)
+		`No such image: %s; get it with "gantry image pull", or load it with "gantry image load -i FILE"`, ref)
 }

@@ -2,10 +2,13 @@ package image
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -74,6 +77,53 @@ func FuzzChange(f *testing.F) {
 		_, err := importConfig(ImportOptions{Changes: []string{change}})
 		if err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Fatal(err)
+		}
+	})
+}
+
+// Whatever a registry is called, its configuration is looked for inside of the
+// directory for that, and a name that is taken means the same when it is read
+// again.
+func FuzzRegistryName(f *testing.F) {
+	for _, s := range []string{"", "docker.io", "https://index.docker.io/v1/", "localhost:5000", "[::1]:5000", "a/../../b", "..", ".", "a:b:c", "REG.example.com:99999", "x@sha256:aa", "127.0.0.1/..:1"} {
+		f.Add(s, s+"/team/web:1")
+	}
+	root := f.TempDir()
+	f.Fuzz(func(t *testing.T, server, ref string) {
+		s := &Store{registries: root}
+		check := func(domain string) {
+			dir, err := s.hostDir(domain)
+			if err == nil && dir != "" && !strings.HasPrefix(dir, root+"/") && !strings.HasPrefix(dir, dockerCerts+"/") {
+				t.Errorf("registry %q is configured in %s", domain, dir)
+			}
+		}
+		if named, err := registryOf(server); err == nil {
+			check(reference.Domain(named))
+		}
+		named, err := parsePull(ref)
+		if err != nil {
+			return
+		}
+		check(reference.Domain(named))
+		again, err := parsePull(named.String())
+		if err != nil || again.String() != named.String() {
+			t.Errorf("%q is %q and then %v (%v)", ref, named, again, err)
+		}
+	})
+}
+
+// A hosts.toml is taken or cleanly refused.
+func FuzzHostsFile(f *testing.F) {
+	f.Add("server = \"https://a\"\n[host.\"http://b\"]\ncapabilities = [\"pull\"]\n")
+	f.Add("[host.\"x\".header]\na = [\"b\"]\n")
+	f.Add("ca = 1\nclient = [[\"a\"]]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		path := filepath.Join(t.TempDir(), "hosts.toml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkHostsFile(path); err != nil && !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("refused as %v", err)
 		}
 	})
 }

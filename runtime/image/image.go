@@ -3,6 +3,7 @@ package image
 import (
 	"time"
 
+	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,8 +40,20 @@ type Image struct {
 	Documents Documents
 	// Created is the time in the configuration, zero when it says none.
 	Created time.Time
-	// Tagged is the last time one of the names was set.
+	// Tagged is the last time one of the names was set, or found to be current.
 	Tagged time.Time
+
+	sources map[string]string // repository → name with the digest it has in its registry
+}
+
+// Source is the name with a digest by which a registry has the image that ref
+// names, "" for one that came from none and went to none.
+func (i Image) Source(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return i.sources[named.Name()]
 }
 
 // Documents describe the two documents that make an image.

@@ -60,7 +60,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 		}
 		stream = tarball
 	}
-	layer, err := op.ingest(ctx, stream, true, true)
+	layer, err := op.ingest(ctx, stream, true, true, ocispec.Descriptor{})
 	if err != nil {
 		return Image{}, fmt.Errorf("import: %w", err)
 	}

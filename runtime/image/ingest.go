@@ -23,8 +23,9 @@ type blob struct {
 // the same time: reading, hashing and writing the blob fills one processor,
 // writing the files another. The blob is stored as it came, compressed or not.
 //
-// A stream that cannot be unpacked is still stored, unless strict.
-func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict bool) (_ *blob, err error) {
+// A stream that cannot be unpacked is still stored, unless strict. With a
+// digest in want, nothing else is stored.
+func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict bool, want ocispec.Descriptor) (_ *blob, err error) {
 	ref := op.key("ingest")
 	w, err := content.OpenWriter(ctx, op.content, content.WithRef(ref))
 	if err != nil {
@@ -64,6 +65,8 @@ func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict boo
 		return nil, b.failed // says more than "unexpected EOF"
 	case err != nil:
 		return nil, err
+	case want.Digest != "" && want.Digest != w.Digest():
+		return nil, wrongDigest(want.Digest, w.Digest())
 	}
 	b.desc = ocispec.Descriptor{Digest: w.Digest(), Size: size}
 	labels := map[string]string{}

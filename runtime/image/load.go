@@ -11,7 +11,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -189,14 +188,14 @@ func (a *archiveFile) file(ctx context.Context, name string, size int64, r io.Re
 	if d, ok := blobName(name); ok {
 		// Already here, with the bytes the name promises: nothing to do, and
 		// the lease keeps it. The archive's copy is skipped unread.
-		if held, err := a.hold(ctx, d, size); err != nil || held {
+		if held, err := a.op.hold(ctx, d, size); err != nil || held {
 			if held {
 				a.blobs[name] = &blob{desc: ocispec.Descriptor{Digest: d, Size: size}}
 			}
 			return err
 		}
 	}
-	b, err := a.op.ingest(ctx, br, layer, false)
+	b, err := a.op.ingest(ctx, br, layer, false, ocispec.Descriptor{})
 	if err != nil {
 		return err
 	}
@@ -229,29 +228,6 @@ func (a *archiveFile) checkName(name string, got digest.Digest) error {
 		return nil // other algorithms are checked when somebody refers to it
 	}
 	return classed(errdefs.ErrInvalidArgument, "%s has the digest %s: the archive is damaged or forged", name, got)
-}
-
-// hold reports whether the blob d is in the store, and makes it part of the
-// lease then.
-func (a *archiveFile) hold(ctx context.Context, d digest.Digest, size int64) (bool, error) {
-	info, err := a.op.content.Info(ctx, d)
-	if errdefs.IsNotFound(err) || err == nil && info.Size != size {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	ref := a.op.key("hold")
-	w, err := a.op.content.Writer(ctx, content.WithRef(ref), content.WithDescriptor(ocispec.Descriptor{Digest: d, Size: size}))
-	if errdefs.IsAlreadyExists(err) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	w.Close()
-	a.op.abort(ctx, ref)
-	return false, nil
 }
 
 // discard gives up the layers no image wanted.

@@ -17,6 +17,14 @@ func libraryLog(out *slog.Logger) *log.Entry {
 	return logrus.NewEntry(l)
 }
 
+// remoteLog is libraryLog for what speaks to registries, whose debug messages
+// show addresses with signatures in them.
+func remoteLog(out *slog.Logger) *log.Entry {
+	e := libraryLog(out)
+	e.Logger.SetLevel(logrus.WarnLevel)
+	return e
+}
+
 // takeStandardLog does the same for the process's standard logger, which the
 // libraries use where they have no context: chatter of their start, such as a
 // missing feature of the file system, that concerns nobody unless it is an

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sort"
@@ -101,7 +102,7 @@ func (s *Store) lookupName(ctx context.Context, set *recordSet, named reference.
 			if err != nil || other.Name() != named.Name() {
 				continue
 			}
-			if r.Target.Digest == d.Digest() {
+			if r.Target.Digest == d.Digest() || sourceOf(r) == d.Digest() {
 				hits = append(hits, r)
 			} else if res, err := s.resolve(ctx, r.Target); err == nil && res.desc.Digest == d.Digest() {
 				hits = append(hits, r)
@@ -216,7 +217,13 @@ func (g *group) image() Image {
 		if err != nil {
 			continue // dangling
 		}
-		img.Digests = append(img.Digests, reference.FamiliarName(named)+"@"+r.Target.Digest.String())
+		img.Digests = append(img.Digests, reference.FamiliarName(named)+"@"+cmp.Or(sourceOf(r), r.Target.Digest).String())
+		if d := sourceOf(r); d != "" {
+			if img.sources == nil {
+				img.sources = map[string]string{}
+			}
+			img.sources[named.Name()] = reference.FamiliarName(named) + "@" + d.String()
+		}
 		if _, ok := named.(reference.Tagged); ok {
 			img.Names = append(img.Names, reference.FamiliarString(named))
 			img.Target, img.Documents.Target = r.Target.Digest, r.Target

@@ -45,7 +45,7 @@ func TestGet(t *testing.T) {
 		}
 	}
 	_, err := s.Get(t.Context(), "nothing")
-	if want := `No such image: nothing; import or load it with "gantry image load -i FILE" (registries are not supported yet)`; err.Error() != want {
+	if want := `No such image: nothing; get it with "gantry image pull", or load it with "gantry image load -i FILE"`; err.Error() != want {
 		t.Errorf("%v", err)
 	}
 }

@@ -18,8 +18,9 @@ import (
 // publication is an image an operation has made whole, and the name it gets;
 // without one it is dangling.
 type publication struct {
-	name   reference.NamedTagged // or nil
+	name   reference.Named // with a tag or a digest, or nil
 	target ocispec.Descriptor
+	source digest.Digest // that a registry has under the name, "" if it is from none
 }
 
 // publish writes the records of an operation's images and gives its lease
@@ -30,7 +31,7 @@ func (op *operation) publish(ctx context.Context, pubs []publication) error {
 		for _, p := range pubs {
 			var err error
 			if p.name != nil {
-				err = op.setName(ctx, p.name.String(), p.target)
+				err = op.setName(ctx, p.name.String(), p.target, p.source)
 			} else {
 				err = op.keepDangling(ctx, p.target)
 			}
@@ -44,8 +45,11 @@ func (op *operation) publish(ctx context.Context, pubs []publication) error {
 
 // setName points name to target. The image it pointed to before stays, if need
 // be without a name; target is not dangling any more. ctx holds a transaction.
-func (s *Store) setName(ctx context.Context, name string, target ocispec.Descriptor) error {
+func (s *Store) setName(ctx context.Context, name string, target ocispec.Descriptor, source digest.Digest) error {
 	record := images.Image{Name: name, Target: bare(target)}
+	if source != "" {
+		record.Labels = map[string]string{labelSource: source.String()}
+	}
 	before, err := s.images.Get(ctx, name)
 	switch {
 	case errdefs.IsNotFound(err):
@@ -107,7 +111,7 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 		} else if err != nil {
 			return err
 		}
-		return s.setName(ctx, tag.String(), record.Target)
+		return s.setName(ctx, tag.String(), record.Target, "")
 	})
 }
 

@@ -52,6 +52,7 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor) (*resolv
 	if r, ok := s.resolved.Load(target.Digest); ok {
 		return r.(*resolved), nil
 	}
+	changes := s.changes.Load()
 	r, err := s.find(ctx, target)
 	if err != nil {
 		return nil, err
@@ -71,7 +72,10 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor) (*resolv
 		r.size += u.Size
 		name = info.Parent
 	}
-	s.resolved.Store(target.Digest, r)
+	// What a pull brings below the same index meanwhile may be preferred to it.
+	if s.changes.Load() == changes {
+		s.resolved.Store(target.Digest, r)
+	}
 	return r, nil
 }
 
@@ -135,29 +139,12 @@ func (w *walk) visit(desc ocispec.Descriptor, depth int) error {
 	if err != nil {
 		return err
 	}
-	var doc struct {
-		SchemaVersion int                  `json:"schemaVersion"`
-		MediaType     string               `json:"mediaType"`
-		Manifests     []ocispec.Descriptor `json:"manifests"`
-		Config        *ocispec.Descriptor  `json:"config"`
-		Layers        []ocispec.Descriptor `json:"layers"`
-		FSLayers      json.RawMessage      `json:"fsLayers"`
-	}
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return classed(errdefs.ErrInvalidArgument, "manifest %s: %w", desc.Digest, err)
-	}
-	kind := desc.MediaType
-	if kind == "" {
-		kind = doc.MediaType
+	doc, kind, err := parseDocument(desc, b)
+	if err != nil {
+		return err
 	}
 	switch {
-	case kind == dockerSchema1 || kind == dockerSchema1Sig || doc.FSLayers != nil:
-		return classed(errdefs.ErrInvalidArgument,
-			"manifest %s has the old format \"schema 1\", which is not supported: save the image again with a current tool", desc.Digest)
-	// Both at once is how a document is read in two ways by two tools.
-	case doc.Manifests != nil && (doc.Config != nil || doc.Layers != nil):
-		return classed(errdefs.ErrInvalidArgument, "manifest %s claims to be an index and an image at once", desc.Digest)
-	case kind == ocispec.MediaTypeImageIndex || kind == dockerIndex || (kind == "" && doc.Manifests != nil):
+	case isIndex(kind) || kind == "" && doc.Manifests != nil:
 		for _, m := range doc.Manifests {
 			if m.Annotations["vnd.docker.reference.type"] != "" {
 				continue // attestations of BuildKit, not images
@@ -167,7 +154,7 @@ func (w *walk) visit(desc ocispec.Descriptor, depth int) error {
 			}
 		}
 		return nil
-	case kind == ocispec.MediaTypeImageManifest || kind == dockerManifest || (kind == "" && doc.Config != nil):
+	case isManifest(kind) || kind == "" && doc.Config != nil:
 		r, err := w.image(desc, b)
 		if errdefs.IsNotFound(err) {
 			w.missing = err
@@ -178,21 +165,59 @@ func (w *walk) visit(desc ocispec.Descriptor, depth int) error {
 		}
 		return err
 	}
+	return wrongKind(desc, kind)
+}
+
+func wrongKind(desc ocispec.Descriptor, kind string) error {
 	return classed(errdefs.ErrInvalidArgument, "%s has the media type %q, which is neither an image nor an index", desc.Digest, kind)
+}
+
+func isIndex(kind string) bool { return kind == ocispec.MediaTypeImageIndex || kind == dockerIndex }
+func isManifest(kind string) bool {
+	return kind == ocispec.MediaTypeImageManifest || kind == dockerManifest
+}
+
+// document is a manifest or an index, as far as it shows which of the two.
+type document struct {
+	MediaType string               `json:"mediaType"`
+	Manifests []ocispec.Descriptor `json:"manifests"`
+	Config    *ocispec.Descriptor  `json:"config"`
+	Layers    []ocispec.Descriptor `json:"layers"`
+	FSLayers  json.RawMessage      `json:"fsLayers"`
+}
+
+// parseDocument reads a document and says of which kind it is, by its
+// descriptor first: "" if neither says.
+func parseDocument(desc ocispec.Descriptor, b []byte) (document, string, error) {
+	var doc document
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return doc, "", classed(errdefs.ErrInvalidArgument, "manifest %s: %w", desc.Digest, err)
+	}
+	kind := desc.MediaType
+	if kind == "" {
+		kind = doc.MediaType
+	}
+	switch {
+	case kind == dockerSchema1 || kind == dockerSchema1Sig || doc.FSLayers != nil:
+		return doc, kind, classed(errdefs.ErrInvalidArgument,
+			"manifest %s has the old format \"schema 1\", which is not supported: save or push the image again with a current tool", desc.Digest)
+	// Both at once is how a document is read in two ways by two tools.
+	case doc.Manifests != nil && (doc.Config != nil || doc.Layers != nil):
+		return doc, kind, classed(errdefs.ErrInvalidArgument, "manifest %s claims to be an index and an image at once", desc.Digest)
+	}
+	return doc, kind, nil
 }
 
 // image reads a manifest and its configuration; nil for an artifact that is no
 // image.
 func (w *walk) image(desc ocispec.Descriptor, b []byte) (*resolved, error) {
-	r := &resolved{desc: desc}
-	if err := json.Unmarshal(b, &r.manifest); err != nil {
-		return nil, classed(errdefs.ErrInvalidArgument, "manifest %s: %w", desc.Digest, err)
+	r := &resolved{desc: bare(desc)}
+	var err error
+	if r.manifest, err = parseManifest(desc, b); err != nil {
+		return nil, err
 	}
 	if t := r.manifest.Config.MediaType; t != ocispec.MediaTypeImageConfig && t != dockerConfig {
 		return nil, nil
-	}
-	if len(r.manifest.Layers) > maxLayers {
-		return nil, classed(errdefs.ErrInvalidArgument, "manifest %s has %d layers (limit %d)", desc.Digest, len(r.manifest.Layers), maxLayers)
 	}
 	for i, l := range r.manifest.Layers {
 		if err := checkLayer(l); err != nil {
@@ -220,6 +245,18 @@ func (w *walk) image(desc ocispec.Descriptor, b []byte) (*resolved, error) {
 		r.top = layerSnapshot(identity.ChainID(r.config.RootFS.DiffIDs))
 	}
 	return r, nil
+}
+
+// parseManifest reads a manifest, whose layers may be of any kind.
+func parseManifest(desc ocispec.Descriptor, b []byte) (ocispec.Manifest, error) {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, classed(errdefs.ErrInvalidArgument, "manifest %s: %w", desc.Digest, err)
+	}
+	if len(m.Layers) > maxLayers {
+		return m, classed(errdefs.ErrInvalidArgument, "manifest %s has %d layers (limit %d)", desc.Digest, len(m.Layers), maxLayers)
+	}
+	return m, nil
 }
 
 // parseConfig reads an image's configuration.

@@ -27,6 +27,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,12 +39,17 @@ const (
 	snapshotterName = "overlayfs"
 	// labelOperation marks a lease that ends with the process that took it.
 	labelOperation = "gantry/operation"
+	// labelSource, of a record, is the digest its name has in the registry.
+	labelSource = "gantry/source"
 )
 
 // Options are those of [Open].
 type Options struct {
 	// Root is the store's own directory, ROOT/images of the daemon.
 	Root string
+	// Registries is the directory that says how registries are reached, in
+	// containerd's layout: HOST/hosts.toml. Empty is none.
+	Registries string
 	// Log receives what the libraries below have to say. Nil is silence.
 	Log *slog.Logger
 }
@@ -51,9 +57,12 @@ type Options struct {
 // Store holds the images of one root directory. All methods may be called at
 // the same time.
 type Store struct {
-	dir     string
-	log     *slog.Logger
-	library *log.Entry // the libraries' way into log
+	dir        string
+	registries string        // directory of hosts.toml files
+	pause      time.Duration // before the second request to a busy registry
+	log        *slog.Logger
+	library    *log.Entry // the libraries' way into log
+	remotes    *log.Entry // that of the one that speaks to registries
 
 	bolt    *bolt.DB
 	db      *metadata.DB
@@ -67,13 +76,14 @@ type Store struct {
 	// is read again after it.
 	changes  atomic.Uint64
 	records  atomic.Pointer[recordSet]
-	resolved sync.Map // target digest → *resolved; immutable content, so never stale
+	resolved sync.Map // target digest → *resolved; content is immutable, a pull of a further platform forgets it
 
 	// editing is held by who reads the records to decide what to write: of two
 	// removals of an image's last two names, one must see itself as the last.
 	editing sync.Mutex
 
 	unpacking keyed // by name of the top snapshot
+	fetching  turns // by digest of the blob
 	views     viewTable
 
 	collecting sync.Mutex
@@ -95,7 +105,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
 	takeStandardLog(o.Log)
-	s := &Store{dir: dir, log: o.Log, library: libraryLog(o.Log)}
+	s := &Store{dir: dir, registries: o.Registries, pause: firstPause, log: o.Log, library: libraryLog(o.Log), remotes: remoteLog(o.Log)}
 
 	db, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, boltOptions())
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -238,15 +248,20 @@ func (s *Store) Collect(ctx context.Context) error {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
 	ctx = s.context(ctx)
-	if !s.swept {
-		if err := s.markDirty(ctx); err != nil {
+	sweep := !s.swept
+	if sweep {
+		// On a full disk there is no room for what is to be found; to make some is
+		// what this is for. The next one looks behind the database.
+		if err := s.markDirty(ctx); errors.Is(err, unix.ENOSPC) {
+			sweep = false
+		} else if err != nil {
 			return fmt.Errorf("collect images: %w", err)
 		}
 	}
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return fmt.Errorf("collect images: %w", err)
 	}
-	s.swept = true
+	s.swept = s.swept || sweep
 	return s.forgetResolved(ctx)
 }
 

@@ -108,9 +108,17 @@ func daemon(t *testing.T) *Player {
 		t.Fatal(err)
 	}
 	root, run := filepath.Join(dir, "root"), filepath.Join(dir, "run")
+	// Docker was recorded without a network: no registry is reached here, either.
+	certs := filepath.Join(dir, "certs", "_default")
+	if err := os.MkdirAll(certs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(certs, "hosts.toml"), []byte("server = \"http://127.0.0.1:1\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	gantry := func(args ...string) {
 		cmd := exec.CommandContext(context.Background(), program, args...)
-		cmd.Env = append(os.Environ(), "GANTRY_ROOT="+root, "GANTRY_RUN="+run, "GANTRY_HOST=", "DOCKER_HOST=")
+		cmd.Env = append(os.Environ(), "GANTRY_ROOT="+root, "GANTRY_RUN="+run, "GANTRY_CERTS="+filepath.Dir(certs), "GANTRY_HOST=", "DOCKER_HOST=")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("gantry %s: %v: %s", strings.Join(args, " "), err, out)
 		}

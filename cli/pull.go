@@ -1,0 +1,345 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"gantry/client"
+	"gantry/compose"
+	"gantry/scheduler"
+
+	"github.com/containerd/errdefs"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// transferOptions are the flags of pull and push.
+type transferOptions struct {
+	quiet, includeDeps bool
+	ignoreFailures     bool
+	ignoreBuildable    bool
+	policy             string
+}
+
+func (o *transferOptions) flags(f *pflag.FlagSet, verb string) {
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "without progress")
+	f.BoolVar(&o.includeDeps, "include-deps", false, "also those of what the services depend on")
+	f.BoolVar(&o.ignoreFailures, "ignore-"+verb+"-failures", false, "an image that cannot be "+verb+"ed is no error")
+}
+
+func (a *app) pullCommand() *cobra.Command {
+	var o transferOptions
+	cmd := &cobra.Command{
+		Use:               "pull [SERVICE...]",
+		Short:             "Pull the images of services",
+		ValidArgsFunction: a.completeServices,
+		RunE:              func(cmd *cobra.Command, services []string) error { return a.pull(cmd.Context(), services, o) },
+	}
+	f := cmd.Flags()
+	o.flags(f, "pull")
+	f.BoolVar(&o.ignoreBuildable, "ignore-buildable", false, "leave out images that can be built")
+	f.StringVar(&o.policy, "policy", "", "`when` to pull, whatever the compose file says: missing or always")
+	// Of old: images are always pulled side by side.
+	f.Bool("parallel", true, "")
+	f.Bool("no-parallel", false, "")
+	f.Lookup("parallel").Hidden, f.Lookup("no-parallel").Hidden = true, true
+	a.completeFlagValues(cmd, "policy", "missing", "always")
+	dryRunnable(cmd)
+	return cmd
+}
+
+func (a *app) pull(ctx context.Context, services []string, o transferOptions) error {
+	switch o.policy {
+	case "", compose.PullMissing, compose.PullAlways:
+	default:
+		return fmt.Errorf("--policy %q: must be missing or always", o.policy)
+	}
+	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, !o.includeDeps })
+	if err != nil {
+		return err
+	}
+	c, err := a.daemon(ctx)
+	if err != nil {
+		return err
+	}
+	var jobs transfers
+	for _, name := range p.ServiceNames() {
+		s := p.Services[name]
+		policy, every, err := compose.PullPolicy(s)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", name, err)
+		}
+		// Whoever says pull means it, unless the file says when to.
+		switch {
+		case o.policy != "":
+			policy = o.policy
+		case s.PullPolicy == "":
+			policy = compose.PullAlways
+		}
+		if s.Image == "" || o.ignoreBuildable && s.Build != nil {
+			continue
+		}
+		jobs.add(&transfer{ref: s.Image, platform: s.Platform, service: name, policy: policy, every: every,
+			optional: o.ignoreFailures || s.Build != nil})
+	}
+	return a.pullAll(ctx, c, jobs, o.quiet)
+}
+
+// transfer is an image to be pulled or pushed.
+type transfer struct {
+	ref, platform string
+	service       string // the first that needs it
+	policy        string
+	every         time.Duration // for compose.PullRefresh
+	optional      bool          // a failure is told and is none
+
+	here   bool // before
+	failed error
+}
+
+// transfers are images, each once however many services need it.
+type transfers []*transfer
+
+func (t *transfers) add(job *transfer) {
+	for _, other := range *t {
+		if other.ref == job.ref && other.platform == job.platform {
+			if other.policy != compose.PullAlways {
+				other.policy = job.policy
+			}
+			other.optional = other.optional && job.optional
+			return
+		}
+	}
+	*t = append(*t, job)
+}
+
+// due tells whether an image is to be pulled. It is pure.
+func (t *transfer) due(here bool, pulled, now time.Time) bool {
+	switch t.policy {
+	case compose.PullNever, compose.PullBuild:
+		return false
+	case compose.PullAlways:
+		return true
+	case compose.PullRefresh:
+		return !here || now.Sub(pulled) >= t.every
+	}
+	return !here
+}
+
+// pullAll pulls what is due, side by side, with a view of its progress.
+func (a *app) pullAll(ctx context.Context, c *client.Client, jobs transfers, quiet bool) error {
+	due, err := a.dueOf(ctx, c, jobs)
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	return a.transferAll(ctx, due, "pull", quiet, func(ctx context.Context, t *transfer, tell func(client.ImageProgress)) error {
+		err := c.PullImage(ctx, t.ref, client.PullOptions{Platform: t.platform, Tell: tell})
+		if err != nil && !t.here && ctx.Err() == nil {
+			err = fmt.Errorf("%w; an image that no registry has is brought with `gantry image load`", err)
+		}
+		return err
+	})
+}
+
+// dueOf looks which images are here, and gives those that are to be pulled.
+func (a *app) dueOf(ctx context.Context, c *client.Client, jobs transfers) (transfers, error) {
+	pulled := make([]time.Time, len(jobs))
+	err := a.side(ctx, len(jobs), 6, func(ctx context.Context, i int) error {
+		img, err := c.Image(ctx, jobs[i].ref)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			jobs[i].here, pulled[i] = true, img.Metadata.LastTagTime
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var due transfers
+	for i, t := range jobs {
+		if t.due(t.here, pulled[i], time.Now()) {
+			due = append(due, t)
+		}
+	}
+	return due, nil
+}
+
+// side does n things side by side, at most limit at a time, and gives back all
+// that went wrong.
+func (a *app) side(ctx context.Context, n, limit int, do func(context.Context, int) error) error {
+	if a.parallel > 0 {
+		limit = min(limit, a.parallel)
+	}
+	slots := make(chan struct{}, limit)
+	errs := make([]error, n)
+	var work sync.WaitGroup
+	for i := range n {
+		work.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if errs[i] = context.Cause(ctx); errs[i] == nil {
+				errs[i] = do(ctx, i)
+			}
+		})
+	}
+	work.Wait()
+	return errors.Join(errs...)
+}
+
+// transferAll pulls or pushes images side by side. A failure does not keep the
+// others.
+func (a *app) transferAll(ctx context.Context, jobs transfers, verb string, quiet bool, do func(context.Context, *transfer, func(client.ImageProgress)) error) error {
+	if a.dryRun {
+		for _, t := range jobs {
+			fmt.Fprintln(a.out, verb, t.ref)
+		}
+		return nil
+	}
+	var show progress = quietProgress{}
+	if !quiet {
+		show = a.newProgress(verb)
+	}
+	var turn sync.Mutex
+	err := a.side(ctx, len(jobs), 6, func(ctx context.Context, i int) error {
+		t := jobs[i]
+		e := scheduler.Event{What: scheduler.What{Verb: verb, Kind: "image", Name: t.ref}, Progress: scheduler.StepStarted}
+		tell := func() {
+			turn.Lock()
+			defer turn.Unlock()
+			show.event(e)
+		}
+		tell()
+		began := time.Now()
+		err := do(ctx, t, func(p client.ImageProgress) {
+			turn.Lock()
+			defer turn.Unlock()
+			show.layer(t.ref, p)
+		})
+		e.Progress, e.Took = scheduler.StepDone, time.Since(began)
+		if err != nil {
+			e.Progress, e.Err, e.Optional = scheduler.StepFailed, err, t.optional
+		}
+		tell()
+		if err != nil && t.service != "" {
+			err = fmt.Errorf("service %s: %w", t.service, err)
+		}
+		t.failed, t.here = err, t.here || err == nil
+		if t.optional && ctx.Err() == nil {
+			return nil
+		}
+		return err
+	})
+	show.close()
+	return err
+}
+
+// imagesOf are the images that the services of a goal need.
+func imagesOf(g scheduler.Goal) (transfers, error) {
+	var jobs transfers
+	for _, name := range g.Project.ServiceNames() {
+		s := g.Project.Services[name]
+		if want, ok := g.Services[name]; !ok || want.Replicas == 0 {
+			continue
+		}
+		policy, every, err := compose.PullPolicy(s)
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", name, err)
+		}
+		if s.Build != nil && (s.PullPolicy == "" || s.Image == "") {
+			policy = compose.PullBuild
+		}
+		s.Name = name
+		jobs.add(&transfer{ref: compose.ImageName(g.Project, s), platform: s.Platform, service: name, policy: policy, every: every, optional: s.Build != nil})
+	}
+	return jobs, nil
+}
+
+// bring pulls what the services of a goal need and the policies ask for, before
+// anything is changed; what is still missing then is refused. A plan pulls
+// nothing.
+func (a *app) bring(ctx context.Context, c *client.Client, g scheduler.Goal, quiet, planned bool) error {
+	jobs, err := imagesOf(g)
+	if err != nil {
+		return err
+	}
+	if planned {
+		_, err = a.dueOf(ctx, c, jobs)
+	} else {
+		err = a.pullAll(ctx, c, jobs, quiet)
+	}
+	if err != nil {
+		return err
+	}
+	return missingImages(jobs)
+}
+
+// missingImages refuses a goal whose images are not here.
+func missingImages(jobs transfers) error {
+	var errs []error
+	for _, t := range jobs {
+		switch {
+		case t.here:
+		case t.policy == compose.PullNever:
+			errs = append(errs, fmt.Errorf("service %s: image %q is not here and pull_policy is never; bring it with `gantry image pull` or `gantry image load`", t.service, t.ref))
+		case t.policy == compose.PullBuild, t.failed != nil: // one that failed and can be built
+			errs = append(errs, fmt.Errorf("service %s: image %q is not here, and builds are not supported yet; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR %s`", t.service, t.ref, t.ref))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) imagePullCommand() *cobra.Command {
+	var o client.PullOptions
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "pull NAME[:TAG|@DIGEST]",
+		Short: "Bring an image from a registry",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.transferImage(cmd.Context(), args[0], "pull", quiet, func(ctx context.Context, c *client.Client, tell func(client.ImageProgress)) error {
+				o.Tell = tell
+				return c.PullImage(ctx, args[0], o)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "all tags of the repository")
+	f.StringVar(&o.Platform, "platform", "", "`os/arch[/variant]` instead of this machine's")
+	f.BoolVarP(&quiet, "quiet", "q", false, "print nothing but the name")
+	return cmd
+}
+
+// transferImage pulls or pushes one image, and prints what it has become.
+func (a *app) transferImage(ctx context.Context, ref, verb string, quiet bool, do func(context.Context, *client.Client, func(client.ImageProgress)) error) error {
+	c, err := a.daemon(ctx)
+	if err != nil {
+		return err
+	}
+	var results []string
+	err = a.transferAll(ctx, transfers{{ref: ref}}, verb, quiet, func(ctx context.Context, _ *transfer, tell func(client.ImageProgress)) error {
+		return do(ctx, c, func(p client.ImageProgress) {
+			if p.Layer == "" { // about the whole
+				results = append(results, p.Status)
+				return
+			}
+			tell(p)
+		})
+	})
+	switch {
+	case err != nil:
+		return err
+	case quiet:
+		fmt.Fprintln(a.out, ref)
+	default:
+		for _, line := range slices.Compact(results) {
+			fmt.Fprintln(a.out, line)
+		}
+	}
+	return nil
+}
