@@ -299,4 +299,13 @@ func TestChanges(t *testing.T) {
 			t.Fatal(d)
 		}
 	}
+	// The runtime's own places in a directory do not hide that its mode is another.
+	other := h.create(t, box("sh", "-c", "chmod 711 /etc"))
+	must(t, h.e.Start(background(t), other.ID))
+	if _, err := h.e.Wait(background(t), other.ID, NotRunning, nil); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"C /etc"}, changed(other.ID)); d != "" {
+		t.Error(d)
+	}
 }
