@@ -170,7 +170,7 @@ func (s *Server) warmDir() string {
 // cgroup tells who they are.
 func (c *container) killAll(m cgroups.Manager, pidfd *os.File) error {
 	if pidfd != nil {
-		if err := sendSignal(pidfd, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := sendSignal(pidfd, unix.SIGKILL); err != nil {
 			return err
 		}
 	}

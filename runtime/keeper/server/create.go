@@ -170,9 +170,13 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		return startError(err, process.Cwd)
 	}
 	c.proc = process
-	if c.pid, err = process.Pid(); err != nil {
+	pid, err := process.Pid()
+	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.pid = pid
+	c.mu.Unlock()
 	pidfd, err := keeper.OpenPidfd(c.pid)
 	if err != nil {
 		return err

@@ -225,17 +225,27 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
+// sendSignal signals a process. That it has just ended is no error.
 func sendSignal(pidfd *os.File, sig syscall.Signal) error {
+	err := trySignal(pidfd, sig)
+	if err == unix.ESRCH {
+		return nil
+	}
+	return err
+}
+
+// owns says whether the process of a pidfd still has its number: until it has
+// been collected, nobody else gets it.
+func owns(pidfd *os.File) bool { return trySignal(pidfd, 0) == nil }
+
+func trySignal(pidfd *os.File, sig syscall.Signal) error {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
-		return err
-	}
-	if inner == unix.ESRCH {
-		return nil // it has just ended
+	if raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }) != nil {
+		return unix.ESRCH // its pidfd was closed meanwhile, which only its end does
 	}
 	return inner
 }
