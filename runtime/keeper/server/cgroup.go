@@ -297,7 +297,7 @@ func (c *container) update(r *specs.LinuxResources) error {
 	group.Resources = &res
 	config.Cgroups = &group
 	if err := c.lc.Set(config); err != nil {
-		return fmt.Errorf("update %s: %w", c.id, err)
+		return c.unlessOver(fmt.Errorf("update %s: %w", c.id, err))
 	}
 	return nil
 }

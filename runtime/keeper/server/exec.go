@@ -160,10 +160,7 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 		return err
 	}
 	if err := c.clone(start); err != nil {
-		if c.status().State == keeper.StateStopped {
-			return nil, c.notRunning()
-		}
-		return nil, startError(err, p.Cwd)
+		return nil, c.unlessOver(startError(err, p.Cwd))
 	}
 	pidfd, err := keeper.OpenPidfd(e.pid)
 	if err != nil {

@@ -238,6 +238,17 @@ func sendSignal(pidfd *os.File, sig syscall.Signal) error {
 // been collected, nobody else gets it.
 func owns(pidfd *os.File) bool { return trySignal(pidfd, 0) == nil }
 
+// hasEnded says whether the process of a pidfd has, collected or not.
+func hasEnded(pidfd *os.File) bool {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var n int
+	closed := raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
+	return closed != nil || n > 0
+}
+
 func trySignal(pidfd *os.File, sig syscall.Signal) error {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {

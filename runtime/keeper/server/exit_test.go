@@ -20,7 +20,7 @@ func TestSignalMeetsTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !owns(pidfd) {
+	if !owns(pidfd) || hasEnded(pidfd) {
 		t.Error("it lives, and its number is not its own")
 	}
 	if err := sendSignal(pidfd, unix.SIGKILL); err != nil {
@@ -29,12 +29,12 @@ func TestSignalMeetsTheEnd(t *testing.T) {
 	if err := keeper.WaitPidfd(t.Context(), pidfd); err != nil {
 		t.Fatal(err)
 	}
-	if !owns(pidfd) {
+	if !owns(pidfd) || !hasEnded(pidfd) {
 		t.Error("it has not been collected, and its number is not its own")
 	}
 	_ = cmd.Wait()
 	for _, when := range []string{"collected", "closed"} {
-		if owns(pidfd) {
+		if owns(pidfd) || !hasEnded(pidfd) {
 			t.Errorf("%s, and its number is its own", when)
 		}
 		if err := sendSignal(pidfd, unix.SIGTERM); err != nil {
