@@ -308,4 +308,12 @@ func TestChanges(t *testing.T) {
 	if d := cmp.Diff([]string{"C /etc"}, changed(other.ID)); d != "" {
 		t.Error(d)
 	}
+	// It is taken apart meanwhile: that is what is told, and not of a directory.
+	ct, err := h.e.find(other.ID)
+	must(t, err)
+	must(t, os.RemoveAll(h.e.overlay(other, nil).Upper))
+	must(t, h.e.doom(ct, RemoveOptions{}))
+	if _, err := h.e.Changes(background(t), other.ID); !errdefs.IsConflict(err) {
+		t.Errorf("changes of one that is being removed: %v", err)
+	}
 }
