@@ -320,7 +320,7 @@ func (e *Engine) Changes(ctx context.Context, ref string) ([]Change, error) {
 	}
 	found, err := rootfs.Changes(ctx, lower, e.overlay(c, lower).Upper)
 	if err != nil {
-		return nil, fmt.Errorf("changes of container %s: %w", c.Name, err)
+		return nil, ct.unlessDoomed(fmt.Errorf("changes of container %s: %w", c.Name, err))
 	}
 	return found, nil
 }

@@ -299,4 +299,21 @@ func TestChanges(t *testing.T) {
 			t.Fatal(d)
 		}
 	}
+	// The runtime's own places in a directory do not hide that its mode is another.
+	other := h.create(t, box("sh", "-c", "chmod 711 /etc"))
+	must(t, h.e.Start(background(t), other.ID))
+	if _, err := h.e.Wait(background(t), other.ID, NotRunning, nil); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"C /etc"}, changed(other.ID)); d != "" {
+		t.Error(d)
+	}
+	// It is taken apart meanwhile: that is what is told, and not of a directory.
+	ct, err := h.e.find(other.ID)
+	must(t, err)
+	must(t, os.RemoveAll(h.e.overlay(other, nil).Upper))
+	must(t, h.e.doom(ct, RemoveOptions{}))
+	if _, err := h.e.Changes(background(t), other.ID); !errdefs.IsConflict(err) {
+		t.Errorf("changes of one that is being removed: %v", err)
+	}
 }

@@ -33,6 +33,10 @@ type AttachOptions struct {
 // left by keys, which is an event of its own.
 var ErrDetached = errors.New("detached")
 
+// errNeverRan ends the attachments of a container whose start has failed. Why,
+// the one who started it is told; the container itself has said nothing.
+var errNeverRan = errors.New("it never ran")
+
 // attachment is one client on one container.
 type attachment struct {
 	o    AttachOptions
@@ -132,6 +136,9 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions) error 
 	if err != nil {
 		if stdin != nil {
 			stdin.Close()
+		}
+		if errors.Is(err, errNeverRan) {
+			return nil
 		}
 		return err
 	}

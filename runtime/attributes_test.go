@@ -334,6 +334,36 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// A network is the same by its name, its id and the beginning of that.
+func TestNetworkById(t *testing.T) {
+	h := sharedHouse(t)
+	ctx := background(t)
+	net, err := h.e.CreateNetwork(ctx, network.Spec{Name: "by-id"})
+	must(t, err)
+	defer func() { must(t, h.e.RemoveNetwork(context.Background(), net.ID)) }()
+	alias := spec.Endpoint{Network: "by-id", Aliases: []string{"also"}}
+	for _, given := range [][]spec.Endpoint{
+		{{Network: net.ID}}, {{Network: net.ID[:12], Aliases: alias.Aliases}}, {{Network: net.ID}, alias},
+	} {
+		cfg := box("true")
+		cfg.Network = spec.Network{Endpoints: given}
+		c := h.create(t, cfg)
+		if on := h.inspect(t, c.ID).Config.Network.Endpoints; len(on) != 1 || on[0].Network != "by-id" {
+			t.Errorf("%+v: on %+v", given, on)
+		}
+		if err := h.e.ConnectNetwork(ctx, c.ID, "by-id", spec.Endpoint{}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("%+v: connected twice: %v", given, err)
+		}
+		must(t, h.e.DisconnectNetwork(ctx, c.ID, "by-id"))
+		must(t, h.e.Remove(ctx, c.ID, RemoveOptions{}))
+	}
+	cfg := box("true")
+	cfg.Network = spec.Network{Endpoints: []spec.Endpoint{alias, {Network: net.ID, Aliases: []string{"other"}}}}
+	if _, err := h.e.Create(ctx, "", cfg); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("given twice: %v", err)
+	}
+}
+
 // A link is a name for another container that only one has.
 func TestLinks(t *testing.T) {
 	h := sharedHouse(t)

@@ -59,7 +59,7 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ ima
 	})
 	if err != nil {
 		e.collectImages()
-		return img, fmt.Errorf("commit %s: %w", c.Name, err)
+		return img, ct.unlessDoomed(fmt.Errorf("commit %s: %w", c.Name, err))
 	}
 	e.emit(c, "commit", map[string]string{"comment": o.Comment, "imageID": img.ID.String(), "imageRef": o.Name})
 	return img, nil

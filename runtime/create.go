@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -86,7 +87,9 @@ func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *conta
 	if err := cfg.Validate(e.host); err != nil {
 		return nil, err
 	}
-	nameNetworks(&cfg.Network)
+	if err := e.nameNetworks(&cfg.Network); err != nil {
+		return nil, err
+	}
 	c.Config = cfg
 
 	var claimed []object
@@ -183,13 +186,31 @@ func anonymousVolume(name string, m spec.Mount) volume.Volume {
 	return volume.Volume{Name: name, Driver: m.Driver, Options: m.DriverOptions, Labels: m.Labels, Anonymous: true}
 }
 
-// nameNetworks names the default network where none is named. Whether networks
-// are there is seen at the start, as in Docker: its client takes "not found" in
-// answer to a create for a missing image, and goes to fetch that.
-func nameNetworks(n *spec.Network) {
+// nameNetworks names the default network where none is named, and those that
+// were given by their ids. Whether networks are there is seen at the start, as
+// in Docker: its client takes "not found" in answer to a create for a missing
+// image, and goes to fetch that.
+func (e *Engine) nameNetworks(n *spec.Network) error {
 	if len(n.Endpoints) == 0 && (n.Mode == "" || n.Mode == "bridge") {
 		n.Endpoints = []spec.Endpoint{{Network: network.DefaultNetwork, MacAddress: n.MacAddress}}
 	}
+	var named []spec.Endpoint
+	for _, at := range n.Endpoints {
+		if known, err := e.Fabric.Network(at.Network); err == nil {
+			at.Network = known.Name
+		}
+		i := slices.IndexFunc(named, func(x spec.Endpoint) bool { return x.Network == at.Network })
+		switch {
+		case i < 0:
+			named = append(named, at)
+		case reflect.DeepEqual(named[i], spec.Endpoint{Network: at.Network}):
+			named[i] = at // the mode says the id, and the endpoint the name
+		default:
+			return fmt.Errorf("network %s is given twice, by its name and by its id: %w", at.Network, errdefs.ErrInvalidArgument)
+		}
+	}
+	n.Endpoints = named
+	return nil
 }
 
 // imageRef is what to look an image up by: the id it was pinned to, else its

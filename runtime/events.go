@@ -34,11 +34,11 @@ type subscriber struct {
 func newBus() *bus { return &bus{subs: map[*subscriber]struct{}{}} }
 
 func (b *bus) publish(e Event) {
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if e.Time.IsZero() {
+		e.Time = time.Now() // in here, so that their order is that of their times
+	}
 	if len(b.past) < pastEvents {
 		b.past = append(b.past, e)
 	} else {
@@ -73,6 +73,23 @@ func (b *bus) subscribe(since time.Time) ([]Event, *subscriber) {
 	}
 	b.subs[s] = struct{}{}
 	return past, s
+}
+
+// rest tells what had happened until then and waits to be told.
+func (s *subscriber) rest(until time.Time, each func(Event) error) error {
+	for {
+		select {
+		case ev := <-s.events:
+			if ev.Time.After(until) {
+				return nil
+			}
+			if err := each(ev); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
 }
 
 func (b *bus) oldest() int {
@@ -115,13 +132,16 @@ func (e *Engine) Events(ctx context.Context, q EventQuery, each func(Event) erro
 	for {
 		select {
 		case ev := <-sub.events:
+			if !q.Until.IsZero() && ev.Time.After(q.Until) {
+				return nil
+			}
 			if err := each(ev); err != nil {
 				return err
 			}
 		case <-sub.lost:
 			return errSlowReader
 		case <-until:
-			return nil
+			return sub.rest(q.Until, each)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.closing:

@@ -40,7 +40,10 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 	}
 	if d := c.Config.Domainname; d != "" {
-		own = own + "." + d + " " + own
+		own += "." + d
+	}
+	if short, _, ok := strings.Cut(own, "."); ok {
+		own += " " + short
 	}
 	for _, j := range joined {
 		if j.IPv4.IsValid() {

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -215,13 +216,32 @@ func TestStartFails(t *testing.T) {
 			t.Errorf("the error has more than one line: %q", now.Error)
 		}
 	}
-	// One that is removed when it ends goes with its failed start.
+	// One that is removed when it ends goes with its failed start. What went
+	// wrong, the caller of the start hears, and nobody else.
 	cfg := box("/no/such/program")
 	cfg.AutoRemove = true
 	made := h.create(t, cfg)
+	var all sync.WaitGroup
+	watching, attached := make(chan struct{}), make(chan struct{})
+	all.Go(func() {
+		w, err := h.e.Wait(background(t), made.ID, Removed, func() { close(watching) })
+		if err != nil || w.ExitCode != 127 || w.Error != "" {
+			t.Errorf("waited for its removal: %+v %v", w, err)
+		}
+	})
+	all.Go(func() {
+		var out bytes.Buffer
+		err := h.e.Attach(background(t), made.ID, AttachOptions{Out: &out, Stdout: true, Stderr: true, Attached: attached})
+		if err != nil || out.Len() > 0 {
+			t.Errorf("attached: %q %v", out.String(), err)
+		}
+	})
+	<-watching
+	<-attached
 	if err := h.e.Start(background(t), made.ID); err == nil {
 		t.Error("it started")
 	}
+	all.Wait()
 	if _, err := h.e.Inspect(made.ID); !isNotFound(err) {
 		t.Errorf("it is still there: %v", err)
 	}

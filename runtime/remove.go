@@ -83,6 +83,15 @@ func beingRemoved(c Container) error {
 	return fmt.Errorf("container %s is being removed: %w", c.Name, errdefs.ErrConflict)
 }
 
+// unlessDoomed is an error of a call that reads a container without holding it,
+// or, where it has been taken apart under the call's hands, that.
+func (ct *container) unlessDoomed(err error) error {
+	if v := ct.view(); v.removed || v.Removal != nil {
+		return beingRemoved(v.Container)
+	}
+	return err
+}
+
 // removeLocked removes a doomed container that has no process; the caller
 // holds op.
 func (e *Engine) removeLocked(ctx context.Context, ct *container) error {

@@ -197,6 +197,6 @@ func (e *Engine) failed(ct *container, cause error, back State) {
 	ct.pending = nil
 	ct.mu.Unlock()
 	for _, a := range pending {
-		a.fail(cause)
+		a.fail(errNeverRan)
 	}
 }

@@ -31,7 +31,9 @@ func (e *Engine) Wait(ctx context.Context, ref, condition string, watching func(
 		case NextExit:
 			met = v.exits != before || v.removed
 		case Removed:
-			met = v.removed
+			if met = v.removed; met {
+				v.Error = "" // the removal went well; what a start said, its caller has heard
+			}
 		default:
 			return Waited{}, fmt.Errorf("wait condition %q: not one of not-running, next-exit, removed: %w", condition, errdefs.ErrInvalidArgument)
 		}

@@ -248,6 +248,7 @@ func processRows(dir string) []dockerRun {
 		row("--tty", "tty; echo $TERM", "/dev/pts/0\r\nxterm\r"),
 		row("--hostname h1", "hostname; cat /etc/hostname; grep -c h1 /etc/hosts", "h1\nh1\n1"),
 		row("--hostname h2 --domainname d.example", "cat /proc/sys/kernel/domainname; grep -o 'h2.d.example h2' /etc/hosts", "d.example\nh2.d.example h2"),
+		row("--hostname h3.d.example", "hostname; grep -o 'h3.d.example h3' /etc/hosts", "h3.d.example\nh3.d.example h3"),
 		row("--cap-add NET_ADMIN", "grep CapBnd /proc/self/status", "CapBnd:\t00000000a80435fb"),
 		row("--cap-add CAP_NET_ADMIN", "grep CapBnd /proc/self/status", "CapBnd:\t00000000a80435fb"),
 		row("--cap-add net_admin --cap-drop chown", "grep CapBnd /proc/self/status", "CapBnd:\t00000000a80435fa"),

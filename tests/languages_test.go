@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -67,6 +68,40 @@ func TestTwoLanguages(t *testing.T) {
 	s := newShop(t)
 	t.Run("docker-compose makes it", func(t *testing.T) { dockerComposeMakesTheShop(t, s.with(t)) })
 	t.Run("docker sees it", func(t *testing.T) { dockerSeesTheShop(t, s.with(t)) })
+}
+
+// docker-compose speaks the newest API and reads what only older ones tell.
+func TestDockerComposeMakesAnew(t *testing.T) {
+	needs(t, dockerProgram, composeProgram)
+	t.Parallel()
+	m := newMachine(t)
+	m.ok("image", "import", archive(t, "busybox"), "keeper", "--change", "VOLUME /kept")
+	file := "services:\n  one:\n    image: keeper\n    command: sleep 1000\n    stop_grace_period: 0s\n    environment: {TURN: %q}\n"
+	dir := m.project("anew", fmt.Sprintf(file, "first"))
+	compose := func(args ...string) string {
+		t.Helper()
+		r := m.foreign(dir, composeProgram, append([]string{"--no-ansi"}, args...)...)
+		if r.code != 0 {
+			t.Fatal(r)
+		}
+		return r.out
+	}
+	compose("up", "-d")
+	compose("exec", "-T", "one", "sh", "-c", "echo first >/kept/file")
+	heard := m.follows(dir, composeProgram, "events", "--json")
+	compose("up", "-d", "--force-recreate")
+	eventually(t, 20*time.Second, "docker-compose hears of it", func() bool {
+		return strings.Contains(heard(), `"action": "start"`)
+	})
+	m.project("anew", fmt.Sprintf(file, "second"))
+	compose("up", "-d")
+	if out := compose("exec", "-T", "one", "sh", "-c", "cat /kept/file; echo $TURN"); out != "first\nsecond\n" {
+		t.Errorf("made anew, with the volume of its image: %q", out)
+	}
+	compose("down", "-v")
+	if out := m.dockerOK("ps", "-aq"); out != "" {
+		t.Errorf("left: %q", out)
+	}
 }
 
 // dockerComposeMakesTheShop brings the shop up with docker-compose and leads it

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -17,13 +18,14 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// What the fake has: /file, and /broken, which ends before it is complete.
+// What the fake has: /file, /broken, which ends before it is complete, and
+// /gone, which ends before it has begun.
 
 func (f *fake) path(ref, path string) (runtime.PathStat, error) {
 	if _, err := f.Inspect(ref); err != nil {
 		return runtime.PathStat{}, err
 	}
-	if path != "/file" && path != "/broken" {
+	if path != "/file" && path != "/broken" && path != "/gone" {
 		return runtime.PathStat{}, fmt.Errorf("Could not find the file %s in container %s: %w", path, ref, errdefs.ErrNotFound) //nolint:staticcheck // Docker's text
 	}
 	return runtime.PathStat{Name: path[1:], Size: 5, Mode: fs.ModeDir | fs.ModeSticky | 0o755, ModTime: time.Unix(1e9, 5).UTC(), LinkTarget: "/to"}, f.fail
@@ -40,8 +42,11 @@ func (breaking) Close() error { return nil }
 func (f *fake) GetArchive(_ context.Context, ref, path string) (runtime.PathStat, io.ReadCloser, error) {
 	st, err := f.path(ref, path)
 	var end io.Reader = strings.NewReader("")
-	if path == "/broken" {
+	switch path {
+	case "/broken":
 		end = errorReader{errors.New("the container was removed")}
+	case "/gone":
+		return st, breaking{errorReader{fmt.Errorf("the container was removed: %w", errdefs.ErrConflict)}}, err
 	}
 	return st, breaking{io.MultiReader(strings.NewReader("tar of "+path), end)}, err
 }
@@ -130,5 +135,13 @@ func TestArchive(t *testing.T) {
 	}
 	if err == nil {
 		t.Error("a broken archive ends as a whole one does")
+	}
+	resp, err = plain(host).Get("http://x/containers/web/archive?path=/gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusConflict {
+		t.Errorf("an archive that has not begun: %s", resp.Status)
 	}
 }

@@ -70,10 +70,19 @@ func (s *server) archiveGet(ctx context.Context, w http.ResponseWriter, r *http.
 	return pour(w, archive)
 }
 
-// pour sends an archive whose end says whether it is complete.
+// pour sends an archive whose end says whether it is complete. One that breaks
+// off before it has begun is answered by the status of why.
 func pour(w http.ResponseWriter, archive io.Reader) error {
+	buf := make([]byte, 128<<10)
+	n, err := io.ReadAtLeast(archive, buf, 1)
+	if err != nil && err != io.EOF { //nolint:errorlint // what Read gives
+		return err
+	}
 	w.WriteHeader(http.StatusOK)
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{archive}, make([]byte, 128<<10))
+	if _, err := w.Write(buf[:n]); err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{archive}, buf)
 	return err
 }
 

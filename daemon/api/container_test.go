@@ -245,6 +245,7 @@ func TestCreateRefuses(t *testing.T) {
 		`{"HostConfig":{"Mounts":[{"Type":"volume","Target":"/a","VolumeOptions":{"DriverConfig":{"Name":"x"}}}]}}`: `driver x is not supported`,
 		`{"HostConfig":{"SecurityOpt":["writable-cgroups=perhaps"]}}`:                                               "true or false",
 		`{"HostConfig":{"Mounts":[{"Type":"bind","Source":"/s","Target":"/a","TmpfsOptions":{"SizeBytes":1}}]}}`:    "options of a tmpfs mount",
+		`{"HostConfig":{"Binds":["v:/d:ro,rw"]}}`:                                                                   "ro and rw exclude each other",
 		`{"HostConfig":{"Binds":["a:b:c:d"]}}`:                                                                      "invalid volume specification",
 		`{"HostConfig":{"Binds":["./a:/b"]}}`:                                                                       "not an absolute path",
 		`{"HostConfig":{"Binds":["/a:/b:fast"]}}`:                                                                   "invalid mode: fast",
@@ -327,7 +328,7 @@ func TestInspectIsARecipe(t *testing.T) {
 				c.Network.Ports = append(c.Network.Ports, spec.Port{Port: p, HostPort: rapid.Uint16Range(0, 3).Draw(t, "host"), Protocol: "tcp"})
 			}
 		}
-		shown := wireInspect(runtime.Container{ID: strings.Repeat("a", 64), Name: "n", Config: c})
+		shown := wireInspect(runtime.Container{ID: strings.Repeat("a", 64), Name: "n", Asked: c, Config: c})
 		text, err := json.Marshal(map[string]any{"HostConfig": shown.HostConfig, "NetworkingConfig": dockernet.NetworkingConfig{EndpointsConfig: shown.NetworkSettings.Networks}})
 		if err != nil {
 			t.Fatal(err)

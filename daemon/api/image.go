@@ -102,7 +102,7 @@ func (s *server) imageGet(ctx context.Context, w http.ResponseWriter, r *http.Re
 		if before(ctx, 50) {
 			return writeJSON(w, http.StatusOK, wireOldImage(out))
 		}
-		return writeJSON(w, http.StatusOK, out)
+		return writeJSON(w, http.StatusOK, wireComposeImage(out))
 	case "history":
 		return s.imageHistory(ctx, w, r, name)
 	case "get":

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,13 +18,14 @@ import (
 // "none" are no networks of ours but ways to do without; "bridge" is one, made
 // when it is first used and shown before.
 func predefined() []network.Network {
-	builtin := func(last, name, driver string) network.Network {
-		return network.Network{ID: strings.Repeat("0", 63) + last, Spec: network.Spec{Name: name, Driver: driver}}
+	builtin := func(name, driver string) network.Network {
+		id := sha256.Sum256([]byte("network " + name)) // clients show and ask for its beginning
+		return network.Network{ID: hex.EncodeToString(id[:]), Spec: network.Spec{Name: name, Driver: driver}}
 	}
 	return []network.Network{
-		builtin("1", dockernet.NetworkHost, "host"),
-		builtin("2", dockernet.NetworkNone, "null"),
-		builtin("3", network.DefaultNetwork, "bridge"),
+		builtin(dockernet.NetworkHost, "host"),
+		builtin(dockernet.NetworkNone, "null"),
+		builtin(network.DefaultNetwork, "bridge"),
 	}
 }
 
@@ -35,6 +38,20 @@ func (s *server) networks() []network.Network {
 		}
 	}
 	return all
+}
+
+// network finds one of them by its name, its id or the beginning of its id.
+func (s *server) network(ref string) (network.Network, error) {
+	n, err := s.Engine.Network(ref)
+	if !errdefs.IsNotFound(err) {
+		return n, err
+	}
+	for _, p := range s.networks() {
+		if p.Name == ref || strings.HasPrefix(p.ID, ref) {
+			return p, nil
+		}
+	}
+	return n, err
 }
 
 func isPredefined(name string) bool {
@@ -83,15 +100,7 @@ func (s *server) networkInspect(_ context.Context, w http.ResponseWriter, r *htt
 	if scope := r.URL.Query().Get("scope"); scope != "" && scope != "local" {
 		return notFoundf("network %s not found in scope %s", r.PathValue("id"), scope)
 	}
-	ref := r.PathValue("id")
-	n, err := s.Engine.Network(ref)
-	if errdefs.IsNotFound(err) {
-		for _, p := range predefined() {
-			if p.Name == ref || p.ID == ref {
-				n, err = p, nil
-			}
-		}
-	}
+	n, err := s.network(r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -120,8 +129,12 @@ func (s *server) networkCreate(ctx context.Context, w http.ResponseWriter, r *ht
 
 func (s *server) networkRemove(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
 	ref := r.PathValue("id")
-	if isPredefined(ref) {
-		return forbidden("%s is a pre-defined network and cannot be removed", ref)
+	n, err := s.network(ref)
+	if err != nil {
+		return err
+	}
+	if isPredefined(n.Name) {
+		return forbidden("%s is a pre-defined network and cannot be removed", n.Name)
 	}
 	if err := s.Engine.RemoveNetwork(ctx, ref); err != nil {
 		return err
@@ -138,7 +151,11 @@ func (s *server) networkConnect(ctx context.Context, w http.ResponseWriter, r *h
 		return invalid("no container given to connect")
 	}
 	ref := r.PathValue("id")
-	switch ref {
+	n, err := s.network(ref)
+	if err != nil {
+		return err
+	}
+	switch n.Name {
 	case dockernet.NetworkHost:
 		return invalid("container cannot be disconnected from host network or connected to host network")
 	case dockernet.NetworkNone:
@@ -163,7 +180,11 @@ func (s *server) networkDisconnect(ctx context.Context, w http.ResponseWriter, r
 	if req.Container == "" {
 		return invalid("no container given to disconnect")
 	}
-	if err := s.Engine.DisconnectNetwork(ctx, req.Container, r.PathValue("id")); err != nil {
+	ref := r.PathValue("id")
+	if n, err := s.network(ref); err == nil && n.Name == dockernet.NetworkHost {
+		return invalid("container cannot be disconnected from host network or connected to host network")
+	}
+	if err := s.Engine.DisconnectNetwork(ctx, req.Container, ref); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)

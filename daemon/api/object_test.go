@@ -167,6 +167,25 @@ func TestNetworks(t *testing.T) {
 	if n, err := c.NetworkInspect(ctx, "bridge", moby.NetworkInspectOptions{}); err != nil || n.Network.Driver != "bridge" {
 		t.Errorf("got %+v, %v", n.Network, err)
 	}
+	// docker network inspect $(docker network ls -q)
+	seen := map[string]bool{}
+	for _, name := range strings.Fields("front host none bridge") {
+		n, err := c.NetworkInspect(ctx, name, moby.NetworkInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref := n.Network.ID[:min(12, len(n.Network.ID))]
+		if n, err = c.NetworkInspect(ctx, ref, moby.NetworkInspectOptions{}); err != nil || n.Network.Name != name || seen[ref] {
+			t.Errorf("%s by the beginning of its id %s: got %s, %v", name, ref, n.Network.Name, err)
+		}
+		seen[ref] = true
+		if name == "front" {
+			continue
+		}
+		if _, err := c.NetworkRemove(ctx, ref, moby.NetworkRemoveOptions{}); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("remove %s: %v", name, err)
+		}
+	}
 	yes := true
 	if _, err := c.NetworkCreate(ctx, "back", moby.NetworkCreateOptions{
 		Internal: true, EnableIPv6: &yes, Labels: map[string]string{"l": "m"},
@@ -193,6 +212,9 @@ func TestNetworks(t *testing.T) {
 	want := []string{"connect job front [al] invalid IP", "disconnect job front", "network remove front"}
 	if diff := cmp.Diff(want, f.noted()[1:]); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if _, err := c.NetworkCreate(ctx, "default", moby.NetworkCreateOptions{}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("a network of the name that means bridge: %v", err)
 	}
 	for _, o := range []moby.NetworkCreateOptions{
 		{Scope: "swarm"}, {Ingress: true}, {ConfigOnly: true}, {ConfigFrom: "x"}, {EnableIPv4: new(bool)},

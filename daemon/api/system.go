@@ -154,10 +154,7 @@ func (s *server) events(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		if !f.event(e) {
 			return nil
 		}
-		if before(ctx, 52) {
-			return out.send(wireOldEvent(e))
-		}
-		return out.send(wireEvent(e))
+		return out.send(wireOldEvent(e))
 	})
 }
 

@@ -32,7 +32,7 @@ func wireSummary(c runtime.Container, now time.Time) container.Summary {
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: wireEndpoints(c)},
 		Mounts:          wireMountPoints(c),
 	}
-	s.HostConfig.NetworkMode = networkMode(c.Config)
+	s.HostConfig.NetworkMode = networkMode(c)
 	s.HostConfig.Annotations = c.Config.Annotations
 	s.Health = &container.HealthSummary{Status: container.NoHealthcheck}
 	if c.Health != nil {
@@ -101,6 +101,7 @@ func oneLine(path string, args []string) string {
 func wireInspect(c runtime.Container) container.InspectResponse {
 	path, args := commandLine(c.Config)
 	host := wireHostConfig(c.Config)
+	host.NetworkMode = container.NetworkMode(networkMode(c))
 	if host.IpcMode == "" {
 		host.IpcMode = container.IPCModePrivate // what nothing said means
 	}

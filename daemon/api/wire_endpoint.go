@@ -14,13 +14,17 @@ import (
 )
 
 // networkMode is what Docker shows of a container's wiring in one word: the
-// network it was created on, or the mode that excludes networks.
-func networkMode(c spec.Config) string {
-	if c.Network.Mode != "" {
-		return c.Network.Mode
-	}
-	if len(c.Network.Endpoints) > 0 {
-		return c.Network.Endpoints[0].Network
+// network it was created on, as it was asked for and whatever it is on now, or
+// the mode that excludes networks, with the id of whom it joins.
+func networkMode(c runtime.Container) string {
+	n := c.Asked.Network
+	switch {
+	case strings.HasPrefix(n.Mode, "container:"):
+		return c.Config.Network.Mode
+	case n.Mode != "":
+		return n.Mode
+	case len(n.Endpoints) > 0:
+		return n.Endpoints[0].Network
 	}
 	return dockernet.NetworkBridge
 }
@@ -46,7 +50,10 @@ func networkNames(c runtime.Container) []string {
 func wireEndpoints(c runtime.Container) map[string]*dockernet.EndpointSettings {
 	out := map[string]*dockernet.EndpointSettings{}
 	for _, name := range networkNames(c) {
-		if !strings.HasPrefix(name, "container:") {
+		// One that was taken off its last network is on none of them, and not on
+		// the one of that name.
+		bare := name == dockernet.NetworkNone && c.Asked.Network.Mode != name
+		if !bare && !strings.HasPrefix(name, "container:") {
 			out[name] = &dockernet.EndpointSettings{}
 		}
 	}

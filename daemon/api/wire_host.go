@@ -15,7 +15,6 @@ import (
 
 func wireHostConfig(c spec.Config) *container.HostConfig {
 	h := &container.HostConfig{
-		NetworkMode:   container.NetworkMode(networkMode(c)),
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyMode(c.Restart.Name), MaximumRetryCount: c.Restart.MaxRetries},
 		AutoRemove:    c.AutoRemove, Annotations: c.Annotations,
 		CapAdd: c.CapAdd, CapDrop: c.CapDrop, CgroupnsMode: container.CgroupnsMode(c.CgroupMode),

@@ -76,7 +76,11 @@ func parseBind(text string) (spec.Mount, error) {
 	if len(parts) == 2 {
 		return m, nil
 	}
-	for opt := range strings.SplitSeq(parts[2], ",") {
+	options := strings.Split(parts[2], ",")
+	if slices.Contains(options, "ro") && slices.Contains(options, "rw") {
+		return m, invalid("invalid volume specification: '%s': ro and rw exclude each other", text)
+	}
+	for _, opt := range options {
 		switch opt {
 		case "rw", "z", "Z", "consistent", "cached", "delegated", "default":
 			// The way it is, SELinux labels without SELinux, and hints to

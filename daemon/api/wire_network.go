@@ -17,7 +17,7 @@ func (r networkRequest) spec() (network.Spec, error) {
 	switch {
 	case r.Name == "":
 		return network.Spec{}, invalid("a network needs a name")
-	case isPredefined(r.Name):
+	case isPredefined(r.Name), r.Name == dockernet.NetworkDefault: // which a container names to mean bridge
 		return network.Spec{}, forbidden("operation is not permitted on predefined %s network", r.Name)
 	case r.Scope != "" && r.Scope != "local":
 		return network.Spec{}, unsupported("network scope %s is not supported: there is no swarm", r.Scope)

@@ -16,7 +16,8 @@ import (
 // was ever written about Docker asks for .NetworkSettings.IPAddress.
 
 // oldEvent is an event with the fields that are Action, Actor.ID and the
-// container's image today.
+// container's image today. Newer clients pass them over, and docker-compose 1
+// reads them whatever API it speaks.
 type oldEvent struct {
 	Status string `json:"status,omitempty"`
 	ID     string `json:"id,omitempty"`
@@ -53,7 +54,7 @@ type oldConfig struct {
 
 // oldImage is an image with every field of a container's configuration, though
 // an image sets few, and with those of a container it might have been made in:
-// docker-compose 1 looks into ContainerConfig without asking whether it is there.
+// see composeImage.
 type oldImage struct {
 	imageDetails
 	Author, Comment       string
@@ -77,7 +78,7 @@ func wireOldImage(in imageDetails) oldImage {
 	made := out.Config.Config
 	made.User, made.Env, made.Entrypoint, made.Cmd = c.User, c.Env, c.Entrypoint, c.Cmd
 	made.WorkingDir, made.Labels, made.StopSignal, made.Shell = c.WorkingDir, c.Labels, c.StopSignal, c.Shell
-	made.Volumes = c.Volumes
+	made.Volumes, out.ContainerConfig.Volumes = c.Volumes, c.Volumes
 	if k := c.Healthcheck; k != nil {
 		made.Healthcheck = &container.HealthConfig{Test: k.Test, Interval: k.Interval, Timeout: k.Timeout,
 			StartPeriod: k.StartPeriod, StartInterval: k.StartInterval, Retries: k.Retries}
@@ -89,6 +90,27 @@ func wireOldImage(in imageDetails) oldImage {
 			}
 			made.ExposedPorts[p] = struct{}{}
 		}
+	}
+	return out
+}
+
+// composeImage is an image with what docker-compose 1 looks for without asking
+// whether it is there, though it speaks the newest API it is offered: the volumes
+// of a container that the image was made in. It keeps a container's volumes at
+// those places when it makes the container anew.
+type composeImage struct {
+	imageDetails
+	ContainerConfig containerVolumes
+}
+
+type containerVolumes struct {
+	Volumes map[string]struct{} `json:",omitempty"`
+}
+
+func wireComposeImage(in imageDetails) composeImage {
+	out := composeImage{imageDetails: in}
+	if c := in.InspectResponse.Config; c != nil {
+		out.ContainerConfig.Volumes = c.Volumes
 	}
 	return out
 }

@@ -147,7 +147,7 @@ func (c *changes) directory(rel string, below []int) (changed, places bool, err 
 		case old == nil && slices.Contains(mountPlaces, at) && !inside:
 			c.found, places = c.found[:mark], true
 			continue
-		case old != nil && isDir(old) && !hides[name] && !inside && (own || alike(&st, old)):
+		case old != nil && isDir(old) && !hides[name] && !inside && alike(&st, old, own):
 			c.found = c.found[:mark]
 			continue
 		}
@@ -163,10 +163,11 @@ func isWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-// alike says that a directory was only copied up for what is in it.
-func alike(a, b *unix.Stat_t) bool {
-	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Mtim.Sec == b.Mtim.Sec &&
-		(a.Mtim.Nsec == b.Mtim.Nsec || a.Mtim.Nsec == 0 || b.Mtim.Nsec == 0)
+// alike says that a directory was only copied up for what is in it. Where the
+// runtime has made places in it, its time tells nothing.
+func alike(a, b *unix.Stat_t, places bool) bool {
+	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && (places || a.Mtim.Sec == b.Mtim.Sec &&
+		(a.Mtim.Nsec == b.Mtim.Nsec || a.Mtim.Nsec == 0 || b.Mtim.Nsec == 0))
 }
 
 // before finds what the lower layers have at a path, and which of those at hand

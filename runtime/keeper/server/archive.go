@@ -166,8 +166,8 @@ func (c *container) mountNamespace() (*os.File, error) {
 	if err != nil {
 		return nil, c.notRunning()
 	}
-	// If the process has not been collected yet, the number was its own.
-	if err := sendSignal(pidfd, 0); err != nil {
+	// The number may be another's by now, and so the namespace.
+	if !owns(pidfd) {
 		ns.Close()
 		return nil, c.notRunning()
 	}

@@ -170,7 +170,7 @@ func (s *Server) warmDir() string {
 // cgroup tells who they are.
 func (c *container) killAll(m cgroups.Manager, pidfd *os.File) error {
 	if pidfd != nil {
-		if err := sendSignal(pidfd, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := sendSignal(pidfd, unix.SIGKILL); err != nil {
 			return err
 		}
 	}
@@ -192,8 +192,8 @@ func killCgroup(m cgroups.Manager) error {
 	}
 	end := time.Now().Add(killTime)
 	for {
-		pids, err := m.GetAllPids()
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		pids, err := pidsIn(m)
+		if err != nil {
 			return err
 		}
 		if len(pids) == 0 {
@@ -202,12 +202,9 @@ func killCgroup(m cgroups.Manager) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("%d processes do not die, one is %d", len(pids), pids[0])
 		}
-		var waits []*os.File
-		for _, pid := range pids {
-			if f, err := keeper.OpenPidfd(pid); err == nil {
-				waits = append(waits, f)
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+		waits, err := killThese(m, pids)
+		if err != nil {
+			return err
 		}
 		for _, f := range waits {
 			_ = f.SetReadDeadline(end)
@@ -221,6 +218,48 @@ func killCgroup(m cgroups.Manager) error {
 			f.Close()
 		}
 	}
+}
+
+// pidsIn lists the processes in a cgroup; in one that is gone there are none.
+func pidsIn(m cgroups.Manager) ([]int, error) {
+	pids, err := m.GetAllPids()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+// killThese kills those of pids that are still in the cgroup, and gives their
+// pidfds. Each is opened first and looked up again after that: whoever has a
+// number now had it then too or is another, and nobody but the first is hit.
+func killThese(m cgroups.Manager, pids []int) (killed []*os.File, err error) {
+	pidfds := make(map[int]*os.File, len(pids))
+	for _, pid := range pids {
+		if f, err := keeper.OpenPidfd(pid); err == nil {
+			pidfds[pid] = f
+		}
+	}
+	defer func() {
+		for _, f := range pidfds {
+			f.Close()
+		}
+	}()
+	still, err := pidsIn(m)
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range still {
+		f, ok := pidfds[pid]
+		if !ok {
+			continue
+		}
+		delete(pidfds, pid)
+		killed = append(killed, f)
+		if err := sendSignal(f, unix.SIGKILL); err != nil {
+			return killed, err
+		}
+	}
+	return killed, nil
 }
 
 // sweep removes what a container has in libcontainer and the cgroups when
@@ -258,7 +297,7 @@ func (c *container) update(r *specs.LinuxResources) error {
 	group.Resources = &res
 	config.Cgroups = &group
 	if err := c.lc.Set(config); err != nil {
-		return fmt.Errorf("update %s: %w", c.id, err)
+		return c.unlessOver(fmt.Errorf("update %s: %w", c.id, err))
 	}
 	return nil
 }

@@ -153,9 +153,12 @@ func (c *container) holds(p child) bool {
 	if at := ":" + c.record.CgroupsPath; bytes.Contains(group, []byte(at+"\n")) || bytes.Contains(group, []byte(at+"/")) {
 		return true
 	}
-	first, self := child{pid: c.status().Pid}, child{pid: os.Getpid()}
+	c.mu.Lock()
+	first, live := child{pid: c.pid}, c.pidfd != nil // once it is not, its number may be another's
+	c.mu.Unlock()
+	self := child{pid: os.Getpid()}
 	ours, err := os.ReadFile(self.path("cgroup"))
-	if err != nil || first.pid == 0 || !bytes.Equal(group, ours) {
+	if err != nil || !live || !bytes.Equal(group, ours) {
 		return false
 	}
 	ns := func(p child) string { to, _ := os.Readlink(p.path("ns/pid")); return to }

@@ -302,6 +302,20 @@ func (c *container) notRunning() error {
 	return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Errorf("container %s is not running", c.id))
 }
 
+// unlessOver is an error of a call, or, where the process has ended meanwhile,
+// that: it fails in as many ways as there are things to do to a process.
+func (c *container) unlessOver(err error) error {
+	pidfd, pid, gone := c.target("")
+	if gone != nil || hasEnded(pidfd) {
+		return c.notRunning()
+	}
+	// It gives its namespaces back a moment before its end is seen.
+	if _, gone := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", pid)); gone != nil {
+		return c.notRunning()
+	}
+	return err
+}
+
 func (c *container) pause() error {
 	c.op.Lock()
 	defer c.op.Unlock()
@@ -327,7 +341,7 @@ func (c *container) pause() error {
 	c.mu.Unlock()
 	c.making.Unlock()
 	if err != nil {
-		return fmt.Errorf("pause %s: %w", c.id, err)
+		return c.unlessOver(fmt.Errorf("pause %s: %w", c.id, err))
 	}
 	return nil
 }
@@ -343,7 +357,7 @@ func (c *container) resume() error {
 		return c.notRunning()
 	}
 	if err := c.lc.Resume(); err != nil && !errors.Is(err, libcontainer.ErrNotPaused) {
-		return fmt.Errorf("resume %s: %w", c.id, err)
+		return c.unlessOver(fmt.Errorf("resume %s: %w", c.id, err))
 	}
 	c.setState(keeper.StatePaused, keeper.StateRunning)
 	return nil

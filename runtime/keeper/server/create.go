@@ -170,9 +170,13 @@ func (c *container) make(b keeper.Bundle) (err error) {
 		return startError(err, process.Cwd)
 	}
 	c.proc = process
-	if c.pid, err = process.Pid(); err != nil {
+	pid, err := process.Pid()
+	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.pid = pid
+	c.mu.Unlock()
 	pidfd, err := keeper.OpenPidfd(c.pid)
 	if err != nil {
 		return err
@@ -249,31 +253,7 @@ func (c *container) letGo() error {
 		return fmt.Errorf("start %s: %w", c.id, err)
 	}
 	defer f.Close()
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		select {
-		case <-c.done:
-			_ = f.SetReadDeadline(time.Now())
-		case <-stop:
-		}
-	})
-	var b [1]byte
-	for {
-		if c.proc == nil { // it may have been let go by a keeper that died in this moment
-			_ = f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		}
-		if _, err = io.ReadFull(f, b[:]); err == nil || ended(c.done) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if c.hasBegun() {
-			err = nil
-			break
-		}
-	}
-	close(stop)
-	wg.Wait()
-	if err != nil {
+	if err := c.hear(f); err != nil {
 		if ended(c.done) {
 			return &keeper.StartError{Code: 128, Err: fmt.Errorf("start %s: its process died before it ran", c.id)}
 		}
@@ -290,6 +270,55 @@ func (c *container) letGo() error {
 	rec := c.record
 	c.mu.Unlock()
 	return writeJSON(filepath.Join(c.dir(), recordFile), rec)
+}
+
+// hear waits for the word on its fifo with which the process goes to run.
+func (c *container) hear(fifo *os.File) error {
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	wg.Go(func() {
+		select {
+		case <-c.done:
+			_ = fifo.SetReadDeadline(time.Now())
+		case <-stop:
+		}
+	})
+	var b [1]byte
+	for {
+		if c.proc == nil { // it may have been let go by a keeper that died in this moment
+			_ = fifo.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		}
+		_, err := io.ReadFull(fifo, b[:])
+		switch {
+		case err == nil:
+			return nil
+		case ended(c.done):
+			// On a busy machine it may have run and ended before we came to
+			// read; with a deadline in the past the poller does not even look.
+			if wasWritten(fifo) {
+				return nil
+			}
+			return err
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		case c.hasBegun():
+			return nil
+		}
+	}
+}
+
+// wasWritten takes what is in a fifo without waiting for it.
+func wasWritten(fifo *os.File) bool {
+	raw, err := fifo.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var n int
+	var b [1]byte
+	err = raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), b[:]) })
+	return err == nil && n > 0
 }
 
 func ended(done <-chan struct{}) bool {

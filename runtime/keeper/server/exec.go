@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -152,17 +151,18 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			p.Stderr = stdio[2]
 		}
 	}
-	if err := c.clone(func() error { return c.lc.Start(p) }); err != nil {
-		if c.status().State == keeper.StateStopped {
-			return nil, c.notRunning()
+	start := func() (err error) {
+		if err = c.lc.Start(p); err == nil {
+			c.mu.Lock()
+			e.pid, err = p.Pid() // whoever fails next to be made knows by it that this one is not half made
+			c.mu.Unlock()
 		}
-		return nil, startError(err, p.Cwd)
+		return err
 	}
-	pid, err := p.Pid()
-	if err != nil {
-		return nil, err
+	if err := c.clone(start); err != nil {
+		return nil, c.unlessOver(startError(err, p.Cwd))
 	}
-	pidfd, err := keeper.OpenPidfd(pid)
+	pidfd, err := keeper.OpenPidfd(e.pid)
 	if err != nil {
 		_ = p.Signal(unix.SIGKILL)
 		_, _ = p.Wait()
@@ -182,9 +182,9 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 		}
 	}
 	c.mu.Lock()
-	e.proc, e.pid, e.pidfd, e.master = p, pid, pidfd, mine
+	e.proc, e.pidfd, e.master = p, pidfd, mine
 	c.mu.Unlock()
-	c.s.entrust([]keeper.Deposit{{ID: c.id, ExecID: e.id, Kind: keeper.DepositPidfd, Pid: pid}}, pidfd)
+	c.s.entrust([]keeper.Deposit{{ID: c.id, ExecID: e.id, Kind: keeper.DepositPidfd, Pid: e.pid}}, pidfd)
 	c.waiter.Go(e.watch)
 	return master, nil
 }
@@ -230,7 +230,7 @@ func (e *execution) gone() {
 	pidfd := e.pidfd
 	e.c.mu.Unlock()
 	if pidfd != nil {
-		if err := sendSignal(pidfd, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := sendSignal(pidfd, unix.SIGKILL); err != nil {
 			e.c.s.log.Warn("kill an exec", "container", e.c.id, "exec", e.id, "error", err)
 		}
 	}

@@ -225,17 +225,38 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
+// sendSignal signals a process. That it has just ended is no error.
 func sendSignal(pidfd *os.File, sig syscall.Signal) error {
+	err := trySignal(pidfd, sig)
+	if err == unix.ESRCH {
+		return nil
+	}
+	return err
+}
+
+// owns says whether the process of a pidfd still has its number: until it has
+// been collected, nobody else gets it.
+func owns(pidfd *os.File) bool { return trySignal(pidfd, 0) == nil }
+
+// hasEnded says whether the process of a pidfd has, collected or not.
+func hasEnded(pidfd *os.File) bool {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var n int
+	closed := raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
+	return closed != nil || n > 0
+}
+
+func trySignal(pidfd *os.File, sig syscall.Signal) error {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
-		return err
-	}
-	if inner == unix.ESRCH {
-		return nil // it has just ended
+	if raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), sig, nil, 0) }) != nil {
+		return unix.ESRCH // its pidfd was closed meanwhile, which only its end does
 	}
 	return inner
 }
