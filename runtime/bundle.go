@@ -27,7 +27,7 @@ func (e *Engine) bundle(ctx context.Context, c Container, netns string) (b keepe
 	if err != nil {
 		return b, release, err
 	}
-	nodes, err := readNodes(c.Config)
+	nodes, err := ReadNodes(c.Config)
 	if err != nil {
 		return b, release, err
 	}

@@ -255,7 +255,7 @@ func (e *Engine) writeFiles(c Container) error {
 	return errors.Join(
 		overwrite(files.Hostname, []byte(c.Config.HostName(c.ID, e.host)+"\n")),
 		overwrite(files.Hosts, nil),
-		overwrite(files.ResolvConf, resolvConf(c.Config.Network, host)),
+		overwrite(files.ResolvConf, spec.ResolvConf(c.Config.Network, host)),
 	)
 }
 

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readNodes reads the host's device nodes a container is to see: those it
+// ReadNodes reads the host's device nodes a container is to see: those it
 // names, or all when it is privileged.
-func readNodes(c Config) ([]spec.Node, error) {
+func ReadNodes(c Config) ([]spec.Node, error) {
 	var nodes []spec.Node
 	seen := map[string]bool{}
 	add := func(path string, must bool) error {

@@ -1,8 +1,6 @@
 package runtime
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,18 +12,10 @@ import (
 	"gantry/runtime/spec"
 )
 
-// nameserver is where every container with a network of its own finds the
-// resolver; real files name this address, as Docker's containers do.
-const nameserver = "127.0.0.11"
-
 // hostsFile is the content of /etc/hosts: loopback, the extra hosts as asked,
 // then the container's own name on each of its addresses.
 func hostsFile(c Container, own string, joined []network.Joined, gateway netip.Addr) ([]byte, error) {
-	var b bytes.Buffer
-	b.WriteString("127.0.0.1\tlocalhost\n" +
-		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::\tip6-localnet\nff00::\tip6-mcastprefix\n" +
-		"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	var names []spec.HostName
 	for _, x := range c.Config.Network.ExtraHosts {
 		name, addr, ok := splitHost(x)
 		if !ok {
@@ -37,7 +27,7 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 			}
 			addr = gateway.String()
 		}
-		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+		names = append(names, spec.HostName{Name: name, Addr: addr})
 	}
 	if d := c.Config.Domainname; d != "" {
 		own += "." + d
@@ -47,13 +37,13 @@ func hostsFile(c Container, own string, joined []network.Joined, gateway netip.A
 	}
 	for _, j := range joined {
 		if j.IPv4.IsValid() {
-			fmt.Fprintf(&b, "%s\t%s\n", j.IPv4.Addr(), own)
+			names = append(names, spec.HostName{Name: own, Addr: j.IPv4.Addr().String()})
 		}
 		if j.IPv6.IsValid() {
-			fmt.Fprintf(&b, "%s\t%s\n", j.IPv6.Addr(), own)
+			names = append(names, spec.HostName{Name: own, Addr: j.IPv6.Addr().String()})
 		}
 	}
-	return b.Bytes(), nil
+	return spec.HostsFile(names), nil
 }
 
 // hostGateway is the address under which a container reaches the host: that of
@@ -92,47 +82,6 @@ func splitHost(x string) (name, addr string, ok bool) {
 		}
 	}
 	return x[:i], addr, true
-}
-
-// resolvConf is the content of /etc/resolv.conf. Search domains and options are
-// the container's, else the host's; a container on the host's network keeps
-// the host's servers.
-func resolvConf(n spec.Network, host []byte) []byte {
-	var search, options, servers []string
-	for s := bufio.NewScanner(bytes.NewReader(host)); s.Scan(); {
-		switch f := strings.Fields(s.Text()); {
-		case len(f) < 2:
-		case f[0] == "search":
-			search = f[1:]
-		case f[0] == "options":
-			options = f[1:]
-		case f[0] == "nameserver":
-			servers = append(servers, f[1])
-		}
-	}
-	if len(n.DNSSearch) > 0 {
-		search = slices.DeleteFunc(slices.Clone(n.DNSSearch), func(s string) bool { return s == "." })
-	}
-	if n.Mode != "host" {
-		servers = []string{nameserver}
-		options = []string{"ndots:0"}
-	} else if len(n.DNS) > 0 {
-		servers = n.DNS
-	}
-	if len(n.DNSOptions) > 0 {
-		options = n.DNSOptions
-	}
-	var b bytes.Buffer
-	for _, s := range servers {
-		fmt.Fprintf(&b, "nameserver %s\n", s)
-	}
-	if len(search) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
-	}
-	if len(options) > 0 {
-		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
-	}
-	return b.Bytes()
 }
 
 // overwrite puts content into an existing file in place: it is bind-mounted
