@@ -123,11 +123,11 @@ func (v *visitor) fits(h *tar.Header) error {
 	if h.Size < 64<<20 {
 		return nil
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(v.dir, &st); err != nil {
-		return fmt.Errorf("free space below %s: %w", v.dir, err)
+	free, err := freeSpace(v.dir)
+	if err != nil {
+		return err
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); h.Size > free { //nolint:unconvert // 32 bits wide on some machines
+	if h.Size > free {
 		v.failure = classed(errdefs.ErrFailedPrecondition,
 			"entry %q has %d bytes, the disk has room for %d: free some space, or do not trust this archive", h.Name, h.Size, free)
 		return v.failure
@@ -143,6 +143,7 @@ func (v *visitor) refuse(format string, args ...any) error {
 // explain says where in the archive err happened.
 func (v *visitor) explain(err error) error {
 	var errno syscall.Errno
+	errors.As(err, &errno)
 	switch {
 	case v.failure != nil:
 		return v.failure
@@ -155,9 +156,9 @@ func (v *visitor) explain(err error) error {
 		return classed(errdefs.ErrInvalidArgument, "the archive is truncated: it ends at entry %d, %q", v.entries, v.last)
 	case errors.Is(err, tar.ErrHeader) && v.entries == 0:
 		return classed(errdefs.ErrInvalidArgument, "this is not a tar archive")
-	case errors.Is(err, unix.ENOSPC):
-		return classed(errdefs.ErrFailedPrecondition, "the disk is full: no room for entry %d, %q", v.entries, v.last)
-	case errors.As(err, &errno):
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("no room for entry %d, %q: %w", v.entries, v.last, errno)
+	case errno != 0:
 		return fmt.Errorf("write entry %d, %q: %w", v.entries, v.last, v.relative(err))
 	case v.entries == 0:
 		return classed(errdefs.ErrInvalidArgument, "the archive is damaged at its start: %w", err)

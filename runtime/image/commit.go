@@ -33,6 +33,9 @@ type CommitOptions struct {
 	// as in ImportOptions, were carried out on it.
 	Wished  dockerspec.DockerOCIImageConfig
 	Changes []string
+	// Size is that of the layer in bytes, if it is known: what the disk has no
+	// room for is refused before it is written.
+	Size int64
 }
 
 // Commit makes an image of another one and a layer on top of it, which write
@@ -63,19 +66,22 @@ func (s *Store) Commit(ctx context.Context, o CommitOptions, write func(context.
 	if err != nil {
 		return Image{}, err
 	}
+	if err := Room(s.dir, "the layer", twice(o.Size)); err != nil {
+		return Image{}, fmt.Errorf("commit: %w", err)
+	}
 	layer, err := op.written(ctx, write)
 	if err != nil {
-		return Image{}, fmt.Errorf("commit: %w", err)
+		return Image{}, fmt.Errorf("commit: %w", Full(s.dir, err))
 	}
 	if layer != nil {
 		defer op.discard(ctx, layer.layer)
 	}
 	pub.target, err = op.onTop(ctx, base, config, layer, o)
-	if err != nil {
-		return Image{}, fmt.Errorf("commit: %w", err)
+	if err == nil {
+		err = op.publish(ctx, []publication{pub})
 	}
-	if err := op.publish(ctx, []publication{pub}); err != nil {
-		return Image{}, fmt.Errorf("commit: %w", err)
+	if err != nil {
+		return Image{}, fmt.Errorf("commit: %w", Full(s.dir, err))
 	}
 	return s.published(ctx, pub)
 }

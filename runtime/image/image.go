@@ -73,6 +73,9 @@ type ImportOptions struct {
 	Message string
 	// Platform is "os/arch[/variant]"; empty is this machine's.
 	Platform string
+	// Size is that of the archive in bytes, if it is known: what the disk has no
+	// room for is refused before it is read.
+	Size int64
 }
 
 // User is a container that uses an image.

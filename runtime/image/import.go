@@ -60,20 +60,27 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 		}
 		stream = tarball
 	}
+	need := o.Size
+	if packed == plain {
+		need = twice(need)
+	}
+	if err := Room(s.dir, "the archive", need); err != nil {
+		return Image{}, fmt.Errorf("import: %w", err)
+	}
 	layer, err := op.ingest(ctx, stream, true, true, ocispec.Descriptor{})
 	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+		return Image{}, fmt.Errorf("import: %w", Full(s.dir, err))
 	}
 	defer op.discard(ctx, layer.layer)
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.layer.diff}}
 	layer.desc.MediaType = layer.mediaType()
 
 	pub.target, err = op.assemble(ctx, config, layer)
-	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+	if err == nil {
+		err = op.publish(ctx, []publication{pub})
 	}
-	if err := op.publish(ctx, []publication{pub}); err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+	if err != nil {
+		return Image{}, fmt.Errorf("import: %w", Full(s.dir, err))
 	}
 	return s.published(ctx, pub)
 }

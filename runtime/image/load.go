@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Load reads an archive of images, as "docker save" and OCI tools write them,
@@ -35,7 +36,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, report func(string)) ([]I
 
 	images, err := op.load(ctx, r, report)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, fmt.Errorf("load: %w", Full(s.dir, err))
 	}
 	return images, nil
 }
@@ -195,9 +196,20 @@ func (a *archiveFile) file(ctx context.Context, name string, size int64, r io.Re
 			return err
 		}
 	}
+	need := size
+	if c, err := sniff(bufio.NewReader(bytes.NewReader(head))); layer && err == nil && c == plain {
+		need = twice(size)
+	}
+	if err := Room(a.op.dir, fmt.Sprintf("%q in the archive", name), need); err != nil {
+		return err
+	}
 	b, err := a.op.ingest(ctx, br, layer, false, ocispec.Descriptor{})
 	if err != nil {
 		return err
+	}
+	if errors.Is(b.failed, unix.ENOSPC) || errors.Is(b.failed, unix.EDQUOT) {
+		a.op.discard(ctx, b.layer)
+		return fmt.Errorf("%q: %w", name, b.failed)
 	}
 	a.blobs[name] = b
 	return a.checkName(name, b.desc.Digest)

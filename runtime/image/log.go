@@ -33,6 +33,14 @@ func takeStandardLog(out *slog.Logger) {
 	redirect(log.L.Logger, forward{out: out, quiet: true})
 }
 
+// Chatter is a logger for libraries whose errors reach whoever called them
+// anyway: what they say besides is for who looks for a mistake.
+func Chatter(out *slog.Logger) *log.Entry {
+	l := logrus.New()
+	redirect(l, forward{out: out, mute: true})
+	return logrus.NewEntry(l)
+}
+
 func redirect(l *logrus.Logger, f forward) {
 	l.SetOutput(io.Discard)
 	l.SetFormatter(noText{})
@@ -53,6 +61,7 @@ func (noText) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
 type forward struct {
 	out   *slog.Logger
 	quiet bool // warnings are debug messages
+	mute  bool // everything is
 }
 
 func (forward) Levels() []logrus.Level { return logrus.AllLevels }
@@ -67,7 +76,7 @@ func (f forward) Fire(e *logrus.Entry) error {
 	case logrus.InfoLevel:
 		level = slog.LevelInfo
 	}
-	if f.quiet && level < slog.LevelError {
+	if f.mute || f.quiet && level < slog.LevelError {
 		level = slog.LevelDebug
 	}
 	attrs := make([]slog.Attr, 0, len(e.Data))

@@ -71,7 +71,7 @@ func (s *Store) Lowers(ctx context.Context, id digest.Digest) ([]string, error) 
 		mounts, err = s.pin(ctx, id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("layers of image %s: %w", short(id), err)
+		return nil, fmt.Errorf("layers of image %s: %w", short(id), Full(s.dir, err))
 	}
 	dirs, err := s.lowerDirs(mounts)
 	if err != nil {

@@ -64,7 +64,7 @@ func (s *Store) Pull(ctx context.Context, o PullOptions) (Pulled, error) {
 	defer p.remote.close()
 	out, err := s.pull(s.context(ctx), p)
 	if err != nil {
-		return Pulled{}, fmt.Errorf("pull %s: %w", reference.FamiliarString(name), err)
+		return Pulled{}, fmt.Errorf("pull %s: %w", reference.FamiliarString(name), Full(s.dir, err))
 	}
 	return out, nil
 }

@@ -187,37 +187,14 @@ func (p *puller) missing(ctx context.Context, all []ocispec.Descriptor, have int
 		jobs = append(jobs, job)
 		take := l.Size
 		if job.unpack { // its files take as much again, and mostly more
-			take = double(take)
+			take = twice(take)
 		}
 		if need += take; need < 0 || take < 0 {
 			need = math.MaxInt64
 			break
 		}
 	}
-	return jobs, p.fits(need)
-}
-
-func double(n int64) int64 {
-	if n > math.MaxInt64/2 {
-		return math.MaxInt64
-	}
-	return 2 * n
-}
-
-// fits refuses what the disk has no room for, before any of it is written.
-func (s *Store) fits(need int64) error {
-	if need == 0 {
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
-		return fmt.Errorf("free space below %s: %w", s.dir, err)
-	}
-	if free := int64(st.Bavail) * int64(st.Bsize); need > free { //nolint:unconvert // 32 bits wide on some machines
-		return classed(errdefs.ErrFailedPrecondition,
-			"the image needs %d bytes or more below %s, and there are %d: free some space, `gantry system df` shows what takes it", need, s.dir, free)
-	}
-	return nil
+	return jobs, Room(p.dir, "the image", need)
 }
 
 // layer fetches a layer and unpacks it meanwhile; nil for one that is not to
@@ -240,7 +217,7 @@ func (p *puller) layer(ctx context.Context, j layerJob) (*unpacked, error) {
 	b, err := p.ingest(ctx, t, j.unpack, false, j.desc)
 	switch {
 	case errors.Is(err, unix.ENOSPC):
-		return nil, classed(errdefs.ErrFailedPrecondition, "the disk is full: no room for %s (%d bytes)", j.desc.Digest, j.desc.Size)
+		return nil, fmt.Errorf("no room for %s (%d bytes): %w", j.desc.Digest, j.desc.Size, err)
 	case err != nil:
 		return nil, err
 	case b.failed != nil:

@@ -155,7 +155,7 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Remo
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, Full(s.dir, err)
 	}
 	return do.removed(m.id), nil
 }

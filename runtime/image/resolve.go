@@ -241,8 +241,14 @@ func (w *walk) image(desc ocispec.Descriptor, b []byte) (*resolved, error) {
 		return nil, classed(errdefs.ErrInvalidArgument,
 			"manifest %s has %d layers, its configuration %d", desc.Digest, len(r.manifest.Layers), n)
 	}
-	if n := len(r.config.RootFS.DiffIDs); n > 0 {
-		r.top = layerSnapshot(identity.ChainID(r.config.RootFS.DiffIDs))
+	if len(r.config.RootFS.DiffIDs) == 0 {
+		return r, nil
+	}
+	if r.top, err = w.s.adopted(w.ctx, r.manifest.Config); err != nil {
+		return nil, err
+	}
+	if r.top == "" {
+		r.top = layerSnapshot(identity.ChainID(append([]digest.Digest(nil), r.config.RootFS.DiffIDs...)))
 	}
 	return r, nil
 }

@@ -29,7 +29,7 @@ func (s *Store) Save(ctx context.Context, w io.Writer, refs []string) error {
 	defer op.end(ctx)
 	targets, err := op.toSave(ctx, refs)
 	if err != nil {
-		return err
+		return Full(s.dir, err)
 	}
 	opts := []archive.ExportOpt{
 		archive.WithPlatform(platforms.Default()), archive.WithAllPlatforms(), archive.WithSkipMissing(s.content),

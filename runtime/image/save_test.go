@@ -143,11 +143,40 @@ func TestLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for id, want := range map[digest.Digest]int{one.ID: 3, two.ID: 4} { // manifest, configuration, layers
+		packed := slices.DeleteFunc(slices.Clone(layers[id]), func(l Layer) bool { return !l.Packed })
+		if len(packed) != want {
+			t.Errorf("%s has the blobs %v, want %d", id, packed, want)
+		}
+	}
+	all := layers
+	layers = Unpacked(layers)
 	if len(layers[one.ID]) != 1 || len(layers[two.ID]) != 2 || layers[one.ID][0] != layers[two.ID][0] || layers[one.ID][0].Size < 10_000 {
 		t.Errorf("got %+v", layers)
 	}
 	sizes := SizesOf(layers)
 	if sizes.Total != two.Size || sizes.Shared[one.ID] != one.Size || sizes.Shared[two.ID] != one.Size {
 		t.Errorf("got %+v of images with %d and %d bytes", sizes, one.Size, two.Size)
+	} // What the sums say is what is stored: the layer that both have counts once.
+	if err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := s.Stored(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := SizesOf(all).Total, Freed(stored, nil); got != want {
+		t.Errorf("the images have %d bytes of the store's %d: %v, %v", got, want, all, stored)
+	}
+	own := Only(all, func(id digest.Digest) bool { return id == two.ID })
+	if _, err := s.Remove(t.Context(), two.ID.String(), RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.Stored(t.Context(), true)
+	if err != nil || Freed(stored, after) != own || own < 20_000 || own > 50_000 {
+		t.Errorf("freed %d, said %d: %v", Freed(stored, after), own, err)
 	}
 }

@@ -69,6 +69,7 @@ type Store struct {
 	content content.Store
 	snaps   snapshots.Snapshotter
 	backend snapshots.Snapshotter // below the metadata; closed by us
+	meta    *storage.MetaStore    // backend's own database
 	images  images.Store
 	leases  leases.Manager
 
@@ -155,6 +156,7 @@ func (s *Store) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.meta = meta
 	s.backend, err = overlay.NewSnapshotter(snapDir, overlay.WithMetaStore(meta), overlay.AsynchronousRemove)
 	if err != nil {
 		return err

@@ -28,8 +28,10 @@ import (
 // (0.33, snapshot.LayerSnapshotID) uses the same, so builds find our layers and
 // we theirs.
 func layerSnapshot(chain digest.Digest) string {
-	return "buildkit-layer-" + chain.Algorithm().String() + "-" + chain.Encoded()
+	return layerPrefix + chain.Algorithm().String() + "-" + chain.Encoded()
 }
+
+const layerPrefix = "buildkit-layer-snapshot-v1-"
 
 // unpacked is a layer whose files lie in a snapshot of their own, not yet part
 // of a chain: what lies below a layer does not matter until it is put there,
@@ -112,9 +114,9 @@ func (op *operation) chain(ctx context.Context, layers []ocispec.Descriptor, dif
 	if len(layers) == 0 {
 		return "", nil
 	}
-	names := make([]string, len(diffs))
-	for i, c := range identity.ChainIDs(append([]digest.Digest(nil), diffs...)) {
-		names[i] = layerSnapshot(c)
+	names, err := op.snapshotNames(ctx, diffs)
+	if err != nil {
+		return "", err
 	}
 	top := names[len(names)-1]
 	unlock := op.unpacking.lock(top)
@@ -144,6 +146,29 @@ func (op *operation) chain(ctx context.Context, layers []ocispec.Descriptor, dif
 		}
 	}
 	return top, nil
+}
+
+// snapshotNames are those of a chain of layers, bottom first. Where a builder has
+// made what an image consists of, it has its own name for it.
+func (op *operation) snapshotNames(ctx context.Context, diffs []digest.Digest) ([]string, error) {
+	adopted, err := op.adoptions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(diffs))
+	for i, c := range identity.ChainIDs(append([]digest.Digest(nil), diffs...)) {
+		names[i] = layerSnapshot(c)
+		other := adopted[c]
+		if other == "" {
+			continue
+		}
+		if _, err := op.snaps.Stat(ctx, names[i]); errdefs.IsNotFound(err) {
+			names[i] = other
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // leaseExisting counts how many of the snapshots, bottom first, are there, and
