@@ -42,6 +42,11 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ ima
 	if err != nil {
 		return image.Image{}, err
 	}
+	// What changes meanwhile is not much beside it.
+	size, err := e.ownSize(ctx, c)
+	if err != nil {
+		return image.Image{}, err
+	}
 	if o.Pause && c.State == Running {
 		thaw, err := e.freezeToCommit(ctx, ct)
 		if err != nil {
@@ -52,7 +57,7 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (_ ima
 	upper := filepath.Join(e.rec.dir(c.ID), "upper")
 	img, err := e.Images.Commit(ctx, image.CommitOptions{
 		Base: id, Name: o.Name, Author: o.Author, Comment: o.Comment, Command: strings.Join(slices.Concat(c.Config.Entrypoint, c.Config.Command), " "),
-		Config: imageConfig(c.Config), Wished: o.Config, Changes: o.Changes,
+		Config: imageConfig(c.Config), Wished: o.Config, Changes: o.Changes, Size: size,
 	}, func(ctx context.Context, w io.Writer) (int, error) {
 		e.fault("commit: frozen")
 		return rootfs.WriteLayer(ctx, w, upper)

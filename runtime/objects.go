@@ -48,6 +48,20 @@ func (e *Engine) collectImages() {
 	})
 }
 
+// CollectImages frees, now, what no image and no container needs any more.
+func (e *Engine) CollectImages(ctx context.Context) error {
+	if !e.complete {
+		return nil // somebody may need what is known to nobody
+	}
+	return e.Images.Collect(context.WithoutCancel(ctx))
+}
+
+// ImageBuilt tells of an image that a build has stored.
+func (e *Engine) ImageBuilt(img image.Image) { e.emitImage(img, "tag", firstName(img)) }
+
+// BuilderPruned tells what a call has freed of the build cache.
+func (e *Engine) BuilderPruned(bytes int64) { e.pruned("builder", bytes) }
+
 // LoadImages takes in an archive of images.
 func (e *Engine) LoadImages(ctx context.Context, r io.Reader, report func(string)) ([]image.Image, error) {
 	all, err := e.Images.Load(ctx, r, report)

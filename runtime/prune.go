@@ -47,9 +47,10 @@ func (e *Engine) PruneContainers(ctx context.Context, want func(Container) bool)
 }
 
 // PruneImages removes images that no container is made from. It gives what
-// happened and the bytes of the layers that no image left has.
+// happened and the bytes that the disk has back: what another image has too, or
+// the build cache, stays.
 func (e *Engine) PruneImages(ctx context.Context, want func(image.Image) bool) (gone []image.Removed, bytes int64, err error) {
-	before, err := e.Images.Layers(ctx)
+	before, err := e.Images.Stored(ctx, false)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -83,35 +84,23 @@ func (e *Engine) PruneImages(ctx context.Context, want func(image.Image) bool) (
 		}
 	}
 	if len(gone) > 0 {
-		after, err := e.Images.Layers(ctx)
+		after, err := e.collected(ctx)
 		if err != nil {
 			errs = append(errs, err)
 		} else {
-			bytes = freed(before, after)
+			bytes = image.Freed(before, after)
 		}
-		e.collectImages()
 	}
 	e.pruned("image", bytes)
 	return gone, bytes, errors.Join(errs...)
 }
 
-// freed adds up the layers that were there before and that no image has now.
-func freed(before, after map[digest.Digest][]image.Layer) (bytes int64) {
-	kept := map[digest.Digest]bool{}
-	for _, layers := range after {
-		for _, l := range layers {
-			kept[l.Chain] = true
-		}
+// collected is what is stored after a collection.
+func (e *Engine) collected(ctx context.Context) (map[string]int64, error) {
+	if err := e.CollectImages(ctx); err != nil {
+		return nil, err
 	}
-	for _, layers := range before {
-		for _, l := range layers {
-			if !kept[l.Chain] {
-				kept[l.Chain] = true
-				bytes += l.Size
-			}
-		}
-	}
-	return bytes
+	return e.Images.Stored(ctx, false)
 }
 
 // PruneNetworks removes networks that no container is on or will be on when it

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"gantry/runtime/image"
+	"gantry/runtime/logs"
 	"gantry/runtime/rootfs"
 	"gantry/runtime/volume"
 
@@ -84,7 +85,22 @@ func (e *Engine) VolumeSize(ctx context.Context, name string) (int64, error) {
 	return n, nil
 }
 
-// ImageLayers gives the unpacked layers of every image by its id.
+// LogSize counts what a container's log takes on the disk, with the older files
+// beside it.
+func (e *Engine) LogSize(ref string) (int64, error) {
+	ct, err := e.find(ref)
+	if err != nil {
+		return 0, err
+	}
+	c := ct.snapshot()
+	n, err := logs.Size(c.LogPath)
+	if err != nil {
+		return 0, fmt.Errorf("size of the log of container %s: %w", c.Name, err)
+	}
+	return n, nil
+}
+
+// ImageLayers gives what every image has on the disk, by its id.
 func (e *Engine) ImageLayers(ctx context.Context) (map[digest.Digest][]image.Layer, error) {
 	return e.Images.Layers(ctx)
 }

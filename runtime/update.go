@@ -54,7 +54,7 @@ func (e *Engine) Update(ctx context.Context, ref string, o UpdateOptions) error 
 
 // limit gives a live container the limits of a configuration.
 func (e *Engine) limit(ctx context.Context, id string, c Config) error {
-	nodes, err := readNodes(Config{Resources: c.Resources})
+	nodes, err := ReadNodes(Config{Resources: c.Resources})
 	if err != nil {
 		return err
 	}

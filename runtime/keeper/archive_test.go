@@ -247,7 +247,7 @@ func TestArchiveHelperIsConfined(t *testing.T) {
 		for _, f := range files {
 			to, _ := os.Readlink(f)
 			if to != "/" && !strings.HasPrefix(to, "pipe:") && !strings.HasPrefix(to, "/memfd:archive request") && !strings.HasPrefix(to, "anon_inode:") &&
-				to != "/dev/null" && !strings.HasSuffix(to, "keeper.log") && to != "/tmp" {
+				!isNull(f) && !strings.HasSuffix(to, "keeper.log") && to != "/tmp" {
 				t.Errorf("%s: it has %s open", state, to)
 			}
 		}
@@ -473,4 +473,10 @@ func BenchmarkArchiveStat(b *testing.B) {
 			}
 		})
 	}
+}
+
+// isNull says whether a file is the null device, under whichever name.
+func isNull(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }

@@ -353,3 +353,25 @@ func (b *backscanner) more() error {
 	b.buf = append(block, b.buf...)
 	return nil
 }
+
+// Size gives the bytes that the log at path takes, its older files included.
+func Size(path string) (bytes int64, err error) {
+	if path == "" {
+		return 0, nil
+	}
+	last, err := chain(path).last()
+	if err != nil {
+		return 0, err
+	}
+	for i := range last + 1 {
+		info, err := os.Stat(name(path, i))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // moved up meanwhile
+		}
+		if err != nil {
+			return 0, err
+		}
+		bytes += info.Size()
+	}
+	return bytes, nil
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -228,7 +229,7 @@ func readJSON(path string, v any) error {
 // sendSignal signals a process. That it has just ended is no error.
 func sendSignal(pidfd *os.File, sig syscall.Signal) error {
 	err := trySignal(pidfd, sig)
-	if err == unix.ESRCH {
+	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	return err
