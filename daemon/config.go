@@ -27,6 +27,8 @@ type Config struct {
 	TLS   TLS      // of tcp addresses
 	Debug bool     // log more
 
+	Budget Budget // of what is collected without being asked for
+
 	Version Version
 	Log     *slog.Logger
 }
@@ -49,6 +51,7 @@ func Default(getenv func(string) string) Config {
 		return v
 	}
 	c := Config{Root: or("GANTRY_ROOT", defaultRoot), Run: or("GANTRY_RUN", defaultRun), Certs: or("GANTRY_CERTS", defaultCerts)}
+	c.Budget = Budget{MaxUsed: getenv("GANTRY_MAX_USED_SPACE"), MinFree: getenv("GANTRY_MIN_FREE_SPACE"), Unused: getenv("GANTRY_UNUSED_FOR")}
 	if h := getenv("GANTRY_HOST"); h != "" {
 		c.Hosts = []string{h}
 	}
@@ -72,6 +75,9 @@ func (c Config) complete() (Config, error) {
 	// a control socket's.
 	if len(c.Run) > 80 {
 		return c, fmt.Errorf("run directory %s: longer than 80 bytes, sockets below it could not be named; choose a shorter one", c.Run)
+	}
+	if _, err := c.Budget.on(0); err != nil {
+		return c, err
 	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"unix://" + filepath.Join(c.Run, "gantry.sock")}

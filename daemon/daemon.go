@@ -17,6 +17,7 @@ import (
 	"gantry/daemon/api"
 	"gantry/network"
 	"gantry/runtime"
+	"gantry/runtime/build"
 	"gantry/runtime/image"
 	"gantry/runtime/keeper"
 	"gantry/runtime/volume"
@@ -74,6 +75,7 @@ type daemon struct {
 	stop    context.CancelCauseFunc
 
 	closers []func() error
+	rest    func() // ends what runs in the background
 
 	places    *places
 	images    *image.Store
@@ -82,6 +84,7 @@ type daemon struct {
 	sockets   *sockets
 	fabric    *network.Fabric
 	runtime   *runtime.Engine
+	builder   *build.Builder
 	scheduler *scheduler.Scheduler
 
 	listeners []net.Listener
@@ -99,6 +102,18 @@ func (d *daemon) opened(what string, f func() error) {
 		}
 		return nil
 	})
+}
+
+// background has f run until the daemon closes.
+func (d *daemon) background(what string, f func(context.Context)) {
+	ctx, stop := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() { f(ctx) })
+	d.rest = func() {
+		stop()
+		work.Wait()
+	}
+	d.opened(what, func() error { d.rest(); return nil })
 }
 
 func (d *daemon) close() error {
@@ -183,6 +198,22 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		d.Log.Warn("let go of sockets nobody owns", "error", err)
 	}
 
+	collect := &collector{
+		budget: d.Budget, root: d.Root, settle: collectSettle, gap: collectGap, images: d.runtime, log: d.Log, kick: make(chan struct{}, 1),
+	}
+	d.builder, err = build.New(build.Options{
+		Root: filepath.Join(d.Root, "build"), Run: filepath.Join(d.Run, "build"), CgroupParent: d.cgroupParent(),
+		Host: d.runtime.Host(), Nodes: runtime.ReadNodes,
+		Images: d.images, Fabric: d.fabric, Keeper: d.keeper, Hosts: d.images.RegistryHosts(nil),
+		Collect: d.runtime.CollectImages, Built: d.runtime.ImageBuilt, Pruned: d.runtime.BuilderPruned, Grown: collect.grown, Log: d.Log,
+	})
+	if err != nil {
+		return err
+	}
+	d.opened("builder", d.builder.Close)
+	collect.cache = d.builder
+	d.background("collector", collect.run)
+
 	d.scheduler, err = scheduler.Open(scheduler.Config{Root: d.Root, Engine: newEngine(d.runtime), Log: d.Log})
 	if err != nil {
 		return err
@@ -214,6 +245,7 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 			args = append(args, "--host", h)
 		}
 		args = append(args, d.TLS.args()...)
+		args = append(args, d.Budget.args()...)
 		o.Guard = &keeper.Guard{Args: args, Env: os.Environ(), Dir: "/", Log: d.LogFile()}
 	}
 	k, err := keeper.Connect(ctx, o)
@@ -257,6 +289,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.server = &http.Server{
 		Handler: api.New(api.Options{
 			Engine:   d.runtime,
+			Builder:  d.builder,
 			Projects: d.scheduler,
 			Version:  d.Version.Number, Commit: d.Version.Commit, Built: d.Version.Built,
 			Root: d.Root, Run: d.Run, Started: d.started,

@@ -270,6 +270,7 @@ func run(t *testing.T, rt *runtime.Engine, id, script string) string {
 func crash(d *daemon) {
 	d.keeper.Close()
 	d.scheduler.Close()
+	d.rest()
 	d.runtime.Close()
 	d.fabric.Close()
 	for _, l := range d.listeners {

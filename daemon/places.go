@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,7 +52,38 @@ func openPlaces(c Config) (p *places, err error) {
 		return p, err
 	}
 	// Libraries that need scratch mounts make them where they propagate.
-	return p, os.Setenv("TMPDIR", filepath.Join(c.Run, "tmp"))
+	tmp := filepath.Join(c.Run, "tmp")
+	if err := emptied(tmp); err != nil {
+		return p, fmt.Errorf("clear %s: %w", tmp, err)
+	}
+	return p, os.Setenv("TMPDIR", tmp)
+}
+
+// emptied takes away what a daemon that died has left in its directory for
+// passing things: mounts first, lest something behind one be removed.
+func emptied(dir string) error {
+	table, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(table) {
+		if m.Mountpoint == dir {
+			continue
+		}
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ownMount binds dir to itself, unless it is a mount already, and makes it

@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"gantry/client/build"
+	"gantry/client/build/kit"
 	"gantry/daemon"
 	"gantry/runtime/logs"
 )
@@ -20,6 +22,9 @@ import (
 var version, commit, built = "dev", "", ""
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == build.Verb {
+		os.Exit(kit.Serve(connect)) // not the daemon, but gantry's builder
+	}
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "gantryd:", err)
 		os.Exit(1)
@@ -38,6 +43,9 @@ func run(args []string) error {
 	f.StringVar(&c.Run, "run", c.Run, "directory of what is gone with the next boot")
 	f.StringVar(&c.Certs, "certs", c.Certs, "directory that says how registries are reached: HOST/hosts.toml, as containerd's")
 	f.BoolVar(&c.Debug, "debug", false, "log more")
+	f.StringVar(&c.Budget.MaxUsed, "max-used-space", c.Budget.MaxUsed, "what build cache and images without a name may take before some is collected, such as 20GB or 25% of the disk (default 25%)")
+	f.StringVar(&c.Budget.MinFree, "min-free-space", c.Budget.MinFree, "what is to stay free on the disk at their cost (default 10%)")
+	f.StringVar(&c.Budget.Unused, "unused-for", c.Budget.Unused, "how long nobody must have used what is collected (default 1h)")
 	show := f.Bool("version", false, "print the version and exit")
 	var hosts []string
 	f.Func("host", "address to serve the API on (default unix://RUN/gantry.sock); may be given several times", func(h string) error {
@@ -51,7 +59,7 @@ func run(args []string) error {
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(os.Stdout)
-			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--certs DIR] [--host ADDRESS]... [--tlsverify --tlscacert FILE --tlscert FILE --tlskey FILE] [--debug] [--version]")
+			fmt.Println("Usage: gantryd [--root DIR] [--run DIR] [--certs DIR] [--host ADDRESS]... [--tlsverify --tlscacert FILE --tlscert FILE --tlskey FILE] [--max-used-space SIZE] [--min-free-space SIZE] [--unused-for DURATION] [--debug] [--version]")
 			f.PrintDefaults()
 			return nil
 		}
@@ -72,7 +80,7 @@ func run(args []string) error {
 		level = slog.LevelDebug
 	}
 	own := logs.OpenOwn(c.LogFile(), logs.OwnSize)
-	c.Log = slog.New(slog.NewTextHandler(own, &slog.HandlerOptions{Level: level}))
+	c.Log = slog.New(slog.NewTextHandler(own, &slog.HandlerOptions{Level: level, ReplaceAttr: plain}))
 
 	starter := daemon.Starter(c.Log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -80,4 +88,13 @@ func run(args []string) error {
 	err := daemon.Run(ctx, c, starter.Ready)
 	starter.Failed(err)
 	return err
+}
+
+// plain has an error say what it says, without the stack that some libraries'
+// errors bring along.
+func plain(_ []string, a slog.Attr) slog.Attr {
+	if err, is := a.Value.Any().(error); is && err != nil {
+		a.Value = slog.StringValue(err.Error())
+	}
+	return a
 }
