@@ -39,6 +39,7 @@ const (
 // Options say what is served.
 type Options struct {
 	Engine   Engine
+	Builder  Builder  // nil: nothing is built
 	Projects Projects // nil: /projects answers 503
 
 	Version string // of gantry
@@ -75,6 +76,9 @@ func New(o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Builder == nil {
+		o.Builder = noBuilder{}
+	}
 	s := &server{Options: o, mux: http.NewServeMux()}
 	for pattern, h := range s.routes() {
 		s.mux.Handle(pattern, s.wrap(h))
@@ -104,6 +108,10 @@ func (s *server) routes() map[string]handler {
 		"POST /networks/prune":   s.networkPrune,
 		"POST /volumes/prune":    s.volumePrune,
 		"POST /build/prune":      s.buildPrune,
+		"POST /build":            s.imageBuild,
+		"POST /build/cancel":     s.buildCancel,
+		"POST /session":          s.session,
+		"POST /grpc":             s.grpc,
 
 		"GET /containers/json":           s.containerList,
 		"POST /containers/create":        s.containerCreate,

@@ -53,6 +53,7 @@ type Containers interface {
 	Stats(ctx context.Context, ref string) (keeper.Stats, error)
 	Top(ctx context.Context, ref string) ([]runtime.Process, error)
 	Size(ctx context.Context, ref string) (runtime.Sizes, error)
+	LogSize(ref string) (int64, error)
 	StatPath(ctx context.Context, ref, path string) (runtime.PathStat, error)
 	GetArchive(ctx context.Context, ref, path string) (runtime.PathStat, io.ReadCloser, error)
 	PutArchive(ctx context.Context, ref, path string, o runtime.PutOptions, archive io.Reader) error

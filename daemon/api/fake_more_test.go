@@ -24,17 +24,25 @@ func (f *fake) Size(_ context.Context, ref string) (runtime.Sizes, error) {
 	return runtime.Sizes{Own: int64(len(c.Name)), Root: 1000 + int64(len(c.Name))}, err
 }
 
+func (f *fake) LogSize(ref string) (int64, error) {
+	c, err := f.Inspect(ref)
+	return 10 * int64(len(c.Name)), err
+}
+
 func (f *fake) VolumeSize(_ context.Context, name string) (int64, error) {
 	_, err := f.Volume(name)
 	return int64(len(name)), err
 }
 
-// ImageLayers are a kilobyte each.
+// ImageLayers are a kilobyte each; an image without layers has a blob.
 func (f *fake) ImageLayers(context.Context) (map[digest.Digest][]image.Layer, error) {
 	out := map[digest.Digest][]image.Layer{}
 	for _, img := range f.images {
 		for _, l := range img.Layers {
-			out[img.ID] = append(out[img.ID], image.Layer{Chain: l, Size: 1000})
+			out[img.ID] = append(out[img.ID], image.Layer{Name: l.String(), Size: 1000})
+		}
+		if len(img.Layers) == 0 {
+			out[img.ID] = []image.Layer{{Name: img.ID.String(), Size: 5, Packed: true}}
 		}
 	}
 	return out, nil

@@ -50,7 +50,7 @@ func (s *server) imageList(ctx context.Context, w http.ResponseWriter, r *http.R
 		if err != nil {
 			return err
 		}
-		shared = image.SizesOf(layers).Shared
+		shared = image.SizesOf(image.Unpacked(layers)).Shared
 	}
 	out := []imageSummary{}
 	for _, img := range all {
@@ -198,18 +198,23 @@ func (p *progress) send(m any) error {
 }
 
 func (p *progress) end(err error) error {
+	status, _ := classOf(err)
+	return p.endAs(err, status)
+}
+
+// endAs is end with a code of the caller's: docker build ends with it.
+func (p *progress) endAs(err error, code int) error {
 	p.mu.Lock()
 	begun := p.lines != nil
 	p.mu.Unlock()
 	if err == nil || !begun {
 		return err
 	}
-	status, _ := classOf(err)
 	// The older field is what clients before 2013 read; some still look at it.
 	return p.send(struct {
 		jsonstream.Message
 		Old string `json:"error"`
-	}{jsonstream.Message{Error: &jsonstream.Error{Code: status, Message: message(err)}}, message(err)})
+	}{jsonstream.Message{Error: &jsonstream.Error{Code: code, Message: message(err)}}, message(err)})
 }
 
 func (s *server) imageLoad(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
@@ -244,7 +249,7 @@ func (s *server) imageCreate(ctx context.Context, w http.ResponseWriter, r *http
 	}
 	out := &progress{w: w}
 	img, err := s.Engine.ImportImage(ctx, r.Body, image.ImportOptions{
-		Name: name, Changes: q["changes"], Message: q.Get("message"), Platform: q.Get("platform"),
+		Name: name, Changes: q["changes"], Message: q.Get("message"), Platform: q.Get("platform"), Size: r.ContentLength,
 	})
 	if err != nil {
 		return out.end(err)

@@ -23,7 +23,7 @@ func (s *server) imageHistory(ctx context.Context, w http.ResponseWriter, r *htt
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, wireHistory(img, layers[img.ID]))
+	return writeJSON(w, http.StatusOK, wireHistory(img, image.Unpacked(layers)[img.ID]))
 }
 
 // wireHistory lays the steps of a configuration beside the layers, of which a

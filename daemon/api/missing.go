@@ -23,14 +23,6 @@ func (g gap) refuse(context.Context, http.ResponseWriter, *http.Request) error {
 	return unsupported("%s", g.text)
 }
 
-// later is for what is to come, never for what is not.
-func later(what string, patterns ...string) (out []gap) {
-	for _, p := range patterns {
-		out = append(out, gap{pattern: p, text: fmt.Sprintf("%s is not supported yet (%s)", what, p)})
-	}
-	return out
-}
-
 func never(what string, patterns ...string) (out []gap) {
 	for _, p := range patterns {
 		out = append(out, gap{pattern: p, text: fmt.Sprintf("%s (%s)", what, p)})
@@ -50,7 +42,6 @@ func outsideSwarm(patterns ...string) (out []gap) {
 // missing are the endpoints that are refused by name.
 func missing() (all []gap) {
 	for _, some := range [][]gap{
-		later("building", "POST /build", "POST /build/cancel", "POST /session", "POST /grpc"),
 		{{"PUT /volumes/{name}", "volume update only valid for cluster volumes, but swarm is unavailable", errdefs.ErrUnavailable}},
 		never("Swarm is not supported: gantry runs on one machine", "POST /swarm/init", "POST /swarm/join"),
 		{{"POST /swarm/leave", "This node is not part of a swarm", errdefs.ErrUnavailable}},

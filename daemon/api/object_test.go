@@ -74,7 +74,7 @@ func TestImages(t *testing.T) {
 	}
 	host := c.DaemonHost()
 	for path, part := range map[string]string{
-		"/build":      "building is not supported yet",
+		"/build":      "does not build",
 		"/swarm/init": "Swarm",
 	} {
 		if status, text := post(t, host, path, ""); status != 501 || !strings.Contains(text, part) {

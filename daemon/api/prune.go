@@ -12,7 +12,6 @@ import (
 	"gantry/runtime/image"
 	"gantry/runtime/volume"
 
-	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	imagetypes "github.com/moby/moby/api/types/image"
 	dockernet "github.com/moby/moby/api/types/network"
@@ -108,11 +107,6 @@ func (s *server) volumePrune(ctx context.Context, w http.ResponseWriter, r *http
 		return err
 	}
 	return writeJSON(w, http.StatusOK, volumetypes.PruneReport{VolumesDeleted: gone, SpaceReclaimed: uint64(bytes)})
-}
-
-// buildPrune has nothing to do: nothing is built here, so there is no cache.
-func (s *server) buildPrune(_ context.Context, w http.ResponseWriter, _ *http.Request) error {
-	return writeJSON(w, http.StatusOK, build.CachePruneReport{})
 }
 
 // until reads the filter that spares what is younger than a time, or than an

@@ -6,30 +6,49 @@ import (
 	"time"
 
 	"gantry/runtime"
+	"gantry/runtime/build"
 	"gantry/runtime/image"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/build"
+	buildtypes "github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
 	volumetypes "github.com/moby/moby/api/types/volume"
+	"github.com/opencontainers/go-digest"
 )
 
 // usageReport is the answer to how much disk is used. Until API 1.52 it was
 // lists, from then on it is sums, and lists only when asked for; 1.52 has both.
+//
+// Docker does not count logs; they are told of when "type=log" asks for them.
 type usageReport struct {
 	system.DiskUsage
+	LogUsage *logUsage `json:",omitempty"`
 	*usageLists
 }
 
+// logUsage is what containers' logs take, which goes with the container.
+type logUsage struct {
+	ActiveCount, TotalCount, TotalSize, Reclaimable int64
+
+	Items []logSize `json:",omitempty"`
+}
+
+type logSize struct {
+	ID, Name string
+	Size     int64
+}
+
+const logObject system.DiskUsageObject = "log"
+
 type usageLists struct {
 	LayersSize  int64
-	Images      []imageSummary       `json:",omitzero"`
-	Containers  []container.Summary  `json:",omitzero"`
-	Volumes     []volumetypes.Volume `json:",omitzero"`
-	BuildCache  []build.CacheRecord  `json:",omitzero"`
-	BuilderSize *int64               `json:",omitempty"` // before API 1.42
+	Images      []imageSummary           `json:",omitzero"`
+	Containers  []container.Summary      `json:",omitzero"`
+	Volumes     []volumetypes.Volume     `json:",omitzero"`
+	BuildCache  []buildtypes.CacheRecord `json:",omitzero"`
+	BuilderSize *int64                   `json:",omitempty"` // before API 1.42
 }
 
 func (s *server) diskUsage(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
@@ -37,7 +56,7 @@ func (s *server) diskUsage(ctx context.Context, w http.ResponseWriter, r *http.R
 	want := map[system.DiskUsageObject]bool{}
 	for _, kind := range q["type"] {
 		switch k := system.DiskUsageObject(kind); k {
-		case system.ContainerObject, system.ImageObject, system.VolumeObject, system.BuildCacheObject:
+		case system.ContainerObject, system.ImageObject, system.VolumeObject, system.BuildCacheObject, logObject:
 			want[k] = true
 		default:
 			return invalid("unknown object type: %s", kind)
@@ -45,6 +64,16 @@ func (s *server) diskUsage(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	wants := func(k system.DiskUsageObject) bool { return len(want) == 0 || want[k] }
 	verbose := boolean(q, "verbose")
+	var cache build.Filter
+	if q.Has("filters") {
+		if len(want) != 1 || !want[system.BuildCacheObject] {
+			return invalid("filters are for the build cache alone: ask for type=build-cache")
+		}
+		var err error
+		if cache, err = cacheFilter(q); err != nil {
+			return err
+		}
+	}
 	var out usageReport
 	lists := &usageLists{}
 	if before(ctx, 53) && !verbose || before(ctx, 52) {
@@ -79,11 +108,24 @@ func (s *server) diskUsage(ctx context.Context, w http.ResponseWriter, r *http.R
 		lists.Volumes, out.VolumeUsage = u.Items, u
 	}
 	if wants(system.BuildCacheObject) {
-		// Nothing is built here yet: there is no cache.
-		lists.BuildCache, out.BuildCacheUsage = []build.CacheRecord{}, &build.DiskUsage{}
+		u, err := s.cacheUsage(ctx, cache)
+		if err != nil {
+			return err
+		}
+		lists.BuildCache, out.BuildCacheUsage = u.Items, u
+		if before(ctx, 42) {
+			lists.BuilderSize = &u.TotalSize
+		}
 	}
-	if before(ctx, 42) {
-		lists.BuilderSize = new(int64)
+	if want[logObject] {
+		u, err := s.logUsage()
+		if err != nil {
+			return err
+		}
+		if !verbose {
+			u.Items = nil
+		}
+		out.LogUsage = u
 	}
 	if before(ctx, 52) {
 		out.DiskUsage = system.DiskUsage{}
@@ -104,9 +146,14 @@ func sums(u system.DiskUsage) system.DiskUsage {
 	if u.VolumeUsage != nil {
 		u.VolumeUsage.Items = nil
 	}
+	if u.BuildCacheUsage != nil {
+		u.BuildCacheUsage.Items = nil
+	}
 	return u
 }
 
+// imageUsage counts all that images have on the disk, the blobs they came in as
+// well as what was unpacked of them.
 func (s *server) imageUsage(ctx context.Context) (*imagetypes.DiskUsage, error) {
 	all, err := s.Engine.ListImages(ctx)
 	if err != nil {
@@ -121,14 +168,13 @@ func (s *server) imageUsage(ctx context.Context) (*imagetypes.DiskUsage, error) 
 	u := &imagetypes.DiskUsage{Items: []imagetypes.Summary{}, TotalCount: int64(len(all)), TotalSize: sizes.Total}
 	for _, img := range all {
 		sum := wireImage(img, uses[img.ID.String()])
-		sum.SharedSize = sizes.Shared[img.ID]
+		sum.Size, sum.SharedSize = sizes.Each[img.ID], sizes.Shared[img.ID]
 		if sum.Containers > 0 {
 			u.ActiveCount++
-		} else {
-			u.Reclaimable += max(sum.Size-sum.SharedSize, 0)
 		}
 		u.Items = append(u.Items, sum)
 	}
+	u.Reclaimable = image.Only(layers, func(id digest.Digest) bool { return uses[id.String()] == 0 })
 	return u, nil
 }
 
@@ -159,6 +205,27 @@ func (s *server) containerUsage(ctx context.Context) (*container.DiskUsage, erro
 		} else {
 			u.Reclaimable += l.SizeRw
 		}
+	}
+	return u, nil
+}
+
+func (s *server) logUsage() (*logUsage, error) {
+	u := &logUsage{}
+	for _, c := range s.Engine.List() {
+		n, err := s.Engine.LogSize(c.ID)
+		if errdefs.IsNotFound(err) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		u.TotalCount++
+		u.TotalSize += n
+		if c.State.Live() || c.State == runtime.Restarting {
+			u.ActiveCount++
+		} else {
+			u.Reclaimable += n
+		}
+		u.Items = append(u.Items, logSize{c.ID, c.Name, n})
 	}
 	return u, nil
 }

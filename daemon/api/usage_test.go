@@ -46,10 +46,18 @@ func TestDiskUsage(t *testing.T) {
 		{"/v1.52/system/df", []string{"BuildCache", "BuildCacheUsage", "ContainerUsage", "Containers", "ImageUsage", "Images", "LayersSize", "VolumeUsage", "Volumes"}},
 		{"/v1.52/system/df?verbose=1", []string{"BuildCacheUsage", "ContainerUsage", "ImageUsage", "VolumeUsage"}},
 		{"/system/df?type=image&type=container", []string{"ContainerUsage", "ImageUsage"}},
+		{"/system/df?type=log", []string{"LogUsage"}},
 	} {
 		if got := sortedKeys(fetch(t, host, tt.path)); !slices.Equal(got, tt.want) {
 			t.Errorf("%s has %v, want %v", tt.path, got, tt.want)
 		}
+	}
+	logs := fetch(t, host, "/system/df?type=log&verbose=1")["LogUsage"].(map[string]any)
+	if logs["TotalCount"] != 2.0 || logs["ActiveCount"] != 1.0 || logs["TotalSize"] != 60.0 || logs["Reclaimable"] != 30.0 || len(logs["Items"].([]any)) != 2 {
+		t.Errorf("logs %v", logs)
+	}
+	if resp, body := send(t, host, "GET", escaped(`/system/df?filters={"type":["regular"]}`), ""); resp.StatusCode != 400 || !strings.Contains(body, "build cache alone") {
+		t.Errorf("got %d %s", resp.StatusCode, body)
 	}
 	if resp, body := send(t, host, "GET", "/system/df?type=pod", ""); resp.StatusCode != 400 || !strings.Contains(body, "unknown object type: pod") {
 		t.Errorf("got %d %s", resp.StatusCode, body)
@@ -61,7 +69,7 @@ func TestDiskUsage(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Two images share the base of 1000 bytes; the one beside it has no layers.
-		if i := du.Images; i.TotalCount != 3 || i.ActiveCount != 2 || i.TotalSize != 2000 || i.Reclaimable != 5 {
+		if i := du.Images; i.TotalCount != 3 || i.ActiveCount != 2 || i.TotalSize != 2005 || i.Reclaimable != 5 {
 			t.Errorf("images %+v", i)
 		}
 		if k := du.Containers; k.TotalCount != 2 || k.ActiveCount != 1 || k.TotalSize != 6 || k.Reclaimable != 3 {
