@@ -46,15 +46,19 @@ func (s *Stream) Copy(stdout, stderr io.Writer) error {
 	return Demux(stdout, stderr, s.r)
 }
 
+// rawStream is what Docker calls a connection of a process's own bytes.
+const rawStream = "tcp"
+
 // upgrade sends a request that turns its connection into a raw stream. ctx
 // covers the hand-shake only: after it, the stream lives until it is closed.
-func (c *Client) upgrade(ctx context.Context, r call) (*Stream, error) {
+// proto is what is spoken on it.
+func (c *Client) upgrade(ctx context.Context, r call, proto string) (*Stream, error) {
 	req, err := c.request(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "tcp")
+	req.Header.Set("Upgrade", proto)
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
@@ -95,7 +99,7 @@ type AttachOptions struct {
 func (c *Client) Attach(ctx context.Context, ref string, o AttachOptions) (*Stream, error) {
 	q := query("stream", "1", "stdin", flag(o.Stdin), "stdout", flag(o.Stdout), "stderr", flag(o.Stderr),
 		"logs", flag(o.Logs), "detachKeys", o.DetachKeys)
-	return c.upgrade(ctx, call{method: http.MethodPost, path: at("containers", ref, "attach"), query: q})
+	return c.upgrade(ctx, call{method: http.MethodPost, path: at("containers", ref, "attach"), query: q}, rawStream)
 }
 
 // ResizeContainer tells a container's terminal its size, in cells.
@@ -141,7 +145,7 @@ func (c *Client) CreateExec(ctx context.Context, ref string, o ExecOptions) (str
 // created with.
 func (c *Client) AttachExec(ctx context.Context, id string, o ExecOptions) (*Stream, error) {
 	return c.upgrade(ctx, call{method: http.MethodPost, path: at("exec", id, "start"),
-		json: container.ExecStartRequest{Tty: o.TTY, ConsoleSize: o.console()}})
+		json: container.ExecStartRequest{Tty: o.TTY, ConsoleSize: o.console()}}, rawStream)
 }
 
 // StartExec starts a prepared process and leaves it to itself.

@@ -206,6 +206,12 @@ func (c *Client) request(ctx context.Context, r call) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Whoever knows how much is coming can say at once that it is too much.
+	if f, ok := r.body.(*os.File); ok {
+		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+			req.ContentLength = st.Size()
+		}
+	}
 	for k, v := range r.header {
 		req.Header[k] = v
 	}

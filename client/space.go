@@ -5,12 +5,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
 )
 
@@ -64,9 +65,43 @@ func (c *Client) PruneVolumes(ctx context.Context, f Filters) (Pruned, error) {
 
 // DiskUsage tells what takes the disk, each thing by itself if verbose is set.
 func (c *Client) DiskUsage(ctx context.Context, verbose bool) (DiskUsage, error) {
-	var out system.DiskUsage
-	err := c.do(ctx, call{method: http.MethodGet, path: "/system/df", query: query("verbose", flag(verbose))}, &out)
+	q := query("verbose", flag(verbose))
+	q["type"] = []string{"image", "container", "volume", "build-cache", "log"}
+	var out DiskUsage
+	err := c.do(ctx, call{method: http.MethodGet, path: "/system/df", query: q}, &out)
 	return out, err
+}
+
+// CacheUsage tells what the build cache holds.
+func (c *Client) CacheUsage(ctx context.Context, f Filters) (CacheUsage, error) {
+	q := url.Values{"type": {"build-cache"}, "verbose": {"1"}}
+	f.into(q)
+	var out struct{ BuildCacheUsage CacheUsage }
+	err := c.do(ctx, call{method: http.MethodGet, path: "/system/df", query: q}, &out)
+	return out.BuildCacheUsage, err
+}
+
+// CachePrune says what of the build cache goes. Sizes are bytes, 0: not said.
+type CachePrune struct {
+	All     bool // also what images have
+	Filters Filters
+	// Reserved stays, the most recently used; MaxUsed bounds what is left,
+	// MinFree what is free on the disk.
+	Reserved, MaxUsed, MinFree int64
+}
+
+// PruneCache removes build cache that no build uses.
+func (c *Client) PruneCache(ctx context.Context, o CachePrune) (Pruned, error) {
+	q := query("all", flag(o.All))
+	o.Filters.into(q)
+	for name, n := range map[string]int64{"reserved-space": o.Reserved, "max-used-space": o.MaxUsed, "min-free-space": o.MinFree} {
+		if n > 0 {
+			q.Set(name, strconv.FormatInt(n, 10))
+		}
+	}
+	var r build.CachePruneReport
+	err := c.do(ctx, call{method: http.MethodPost, path: "/build/prune", query: q}, &r)
+	return Pruned{r.CachesDeleted, r.SpaceReclaimed}, err
 }
 
 // UpdateContainer changes limits and the restart policy.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
@@ -46,13 +47,34 @@ type (
 	Event            = events.Message
 	Info             = system.Info
 	Version          = system.VersionResponse
-	DiskUsage        = system.DiskUsage
+	CacheUsage       = build.DiskUsage
+	CacheRecord      = build.CacheRecord
 	ImageStep        = image.HistoryResponseItem
 	ImageFound       = registry.SearchResult
 	UpdateConfig     = container.UpdateConfig
 	Resources        = container.Resources
 	RestartPolicy    = container.RestartPolicy
 )
+
+// DiskUsage is what takes the disk: Docker's report, and the logs that it does
+// not count.
+type DiskUsage struct {
+	system.DiskUsage
+	LogUsage *LogUsage `json:",omitempty"`
+}
+
+// LogUsage is what containers' logs take.
+type LogUsage struct {
+	ActiveCount, TotalCount, TotalSize, Reclaimable int64
+
+	Items []LogSize `json:",omitempty"`
+}
+
+// LogSize is what the log of one container takes.
+type LogSize struct {
+	ID, Name string
+	Size     int64
+}
 
 // Filters narrow a list: an object is in it when, for every key, one of the
 // values matches. As Docker's --filter key=value.

@@ -30,6 +30,10 @@ type Goal struct {
 	Known []string
 	// Images fixes images: reference as the project writes it → id.
 	Images map[string]string
+	// Coming are images that the caller will have built before it applies the
+	// goal: reference → why. A plan counts on them. It is for looking ahead
+	// and never stored.
+	Coming map[string]string
 	// Sources say where a fixed image came from: the same reference → a name
 	// with a digest, by which a registry has it for as long as it has it at all.
 	Sources map[string]string
@@ -177,6 +181,7 @@ type wireGoal struct {
 	Scope    []string          `json:"scope,omitempty"`
 	Known    []string          `json:"known,omitempty"`
 	Images   map[string]string `json:"images,omitempty"`
+	Coming   map[string]string `json:"coming,omitempty"`
 	Sources  map[string]string `json:"sources,omitempty"`
 	Options  Options           `json:"options"`
 }
@@ -192,7 +197,7 @@ func (g Goal) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(wireGoal{Version: goalVersion, Project: string(text), Services: g.Services,
-		Scope: g.Scope, Known: g.Known, Images: g.Images, Sources: g.Sources, Options: g.Options})
+		Scope: g.Scope, Known: g.Known, Images: g.Images, Coming: g.Coming, Sources: g.Sources, Options: g.Options})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -209,6 +214,6 @@ func (g *Goal) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("project of the goal: %w", err)
 	}
-	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Sources: w.Sources, Options: w.Options}
+	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Coming: w.Coming, Sources: w.Sources, Options: w.Options}
 	return nil
 }

@@ -147,6 +147,7 @@ func lay(base, asked Goal) Goal {
 	g.Project = &p
 	g.Services = over(base.Services, asked.Services)
 	g.Images, g.Sources = over(base.Images, asked.Images), over(base.Sources, asked.Sources)
+	g.Coming = asked.Coming
 	g.Scope = slices.Clone(asked.Scope)
 	g.Known = slices.Compact(slices.Sorted(slices.Values(append(g.Known, asked.Known...))))
 	g.Options = asked.Options

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -256,6 +257,9 @@ func (s *service) runs() bool { return s.want.Replicas > 0 && !s.want.Stopped }
 // pullImages fetches what is not here and will be needed, before anything is
 // touched.
 func (p *planner) pullImages() error {
+	for _, ref := range slices.Sorted(maps.Keys(p.want.Coming)) {
+		p.note("image %s is built first: %s", ref, p.want.Coming[ref])
+	}
 	for _, s := range p.order {
 		if s.runs() && !p.imagePresent(s) && p.makes(s) {
 			if _, err := p.pull(s); err != nil {
@@ -290,6 +294,9 @@ func (p *planner) pull(s *service) (int, error) {
 // imagePresent reports whether a container can be made from the image. A fixed
 // image counts by its id: the name may mean another one by now.
 func (p *planner) imagePresent(s *service) bool {
+	if _, coming := p.want.Coming[s.image]; coming {
+		return true
+	}
 	if id := p.want.Images[s.image]; id != "" {
 		return p.have.Images[id] != "" || p.have.Images[s.image] == id
 	}
