@@ -243,6 +243,10 @@ func (a *app) check(cmd *cobra.Command) error {
 	}
 	switch a.progress {
 	case "", "auto", "tty", "plain", "json", "quiet":
+	case "rawjson": // BuildKit's word
+		if cmd.Annotations[rawJSONNote] == "" {
+			return fmt.Errorf("--progress rawjson is for builds alone; use json")
+		}
 	default:
 		return fmt.Errorf("--progress %q: must be auto, tty, plain, json or quiet", a.progress)
 	}
@@ -262,6 +266,9 @@ func (a *app) check(cmd *cobra.Command) error {
 
 // dryRunNote marks commands that know what --dry-run means, or change nothing.
 const dryRunNote = "dry-run"
+
+// rawJSONNote marks commands that build and show nothing else.
+const rawJSONNote = "rawjson"
 
 // dryRunnable marks commands.
 func dryRunnable(commands ...*cobra.Command) {

@@ -198,8 +198,8 @@ func TestUpRefusesWhatCannotBe(t *testing.T) {
 		return run(t, nil, append([]string{"--host", d.host, "-f", composeFile(t, text)}, args...)...)
 	}
 	for text, want := range map[string]string{
-		two: "gantry: service db: image \"db\" is not here, and builds are not supported yet; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR db`\n",
-		"name: x\nservices: {a: {image: nosuch, pull_policy: never}}":                               "gantry: service a: image \"nosuch\" is not here and pull_policy is never; bring it with `gantry image pull` or `gantry image load`\n",
+		"name: x\nservices: {a: {image: nosuch, pull_policy: never}, b: {build: .}}":                "gantry: service a: image \"nosuch\" is not here and pull_policy is never; bring it with `gantry image pull` or `gantry image load`\n", // before b is built
+		"name: x\nservices: {a: {build: {isolation: hyperv}}}":                                      "services.a.build.isolation",
 		"name: x\nservices: {a: {image: web, gpus: all}, b: {image: web, storage_opt: {size: 1G}}}": "storage_opt",
 		"name: x\nservices: {a: {image: web, depends_on: [b]}, b: {image: web, depends_on: [a]}}":   "a",
 		"name: x\nservices: {}": "has no service",
@@ -407,7 +407,7 @@ func TestManPages(t *testing.T) {
 			t.Errorf("gantry-up.1 lacks %q", want)
 		}
 	}
-	for _, hidden := range []string{"gantry-build.1", "gantry-man.1"} {
+	for _, hidden := range []string{"gantry-watch.1", "gantry-man.1"} {
 		if _, err := os.Stat(filepath.Join(dir, hidden)); err == nil {
 			t.Errorf("%s: there is a page for a command that is not shown", hidden)
 		}

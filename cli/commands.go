@@ -23,7 +23,7 @@ type maker struct {
 func (a *app) groups() []group {
 	return []group{
 		{"stack", "Stacks:", []maker{
-			{"up", a.upCommand}, {"down", a.downCommand}, {"plan", a.planCommand}, {"create", a.createCommand},
+			{"up", a.upCommand}, {"down", a.downCommand}, {"plan", a.planCommand}, {"create", a.createCommand}, {"build", a.buildCommand},
 			{"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand}, {"scale", a.scaleCommand},
 			{"kill", a.killCommand}, {"rm", a.rmCommand}, {"pull", a.pullCommand}, {"push", a.pushCommand}, {"pause", a.pauseCommand}, {"unpause", a.unpauseCommand},
 		}},
@@ -34,7 +34,7 @@ func (a *app) groups() []group {
 		}},
 		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}, {"cp", a.cpCommand}, {"export", a.exportCommand}}},
 		{"object", "Objects:", []maker{
-			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand}, {"system", a.systemCommand},
+			{"image", a.imageCommand}, {"container", a.containerCommand}, {"network", a.networkCommand}, {"volume", a.volumeCommand}, {"builder", a.builderCommand}, {"system", a.systemCommand},
 		}},
 		{"gantry", "gantry itself:", []maker{
 			{"login", a.loginCommand}, {"logout", a.logoutCommand}, {"registry", a.registryCommand},

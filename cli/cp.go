@@ -195,6 +195,10 @@ func (a *app) copyOut(ctx context.Context, c *client.Client, ref, src, dst strin
 	if dst == "-" && isTerminal(a.out) {
 		return errors.New("a tar archive is not for a terminal; send it to a file or a program")
 	}
+	// What is in the way is replaced, and nobody means a device of this machine.
+	if fi, err := os.Stat(dst); dst != "-" && err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+		return fmt.Errorf("copy to %s: it is neither a directory nor a regular file; \"-\" writes a tar archive to standard output", dst)
+	}
 	from := src
 	if o.follow {
 		st, err := c.StatPath(ctx, ref, src)

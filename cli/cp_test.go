@@ -38,6 +38,22 @@ func TestCopySides(t *testing.T) {
 	}
 }
 
+// A copy replaces what has its name, but no device, pipe or socket.
+func TestCopyReplacesNoPipe(t *testing.T) {
+	d := newDaemon(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, nil, "--host", d.host, "container", "cp", "web:/etc/hosts", pipe)
+	if r.code != 1 || !strings.Contains(r.err, "neither a directory nor a regular file") {
+		t.Errorf("got %+v", r)
+	}
+	if fi, err := os.Lstat(pipe); err != nil || fi.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("the pipe is %v, %v", fi, err)
+	}
+}
+
 // The table of docker cp.
 func TestAim(t *testing.T) {
 	const none, file, dir = "none", "file", "dir"

@@ -92,7 +92,7 @@ func TestEveryFlagOfDockerCompose(t *testing.T) {
 
 // Every command of docker compose that is not there yet says so.
 func TestNotSupportedYet(t *testing.T) {
-	for _, name := range []string{"alpha", "bridge", "build", "commit", "publish", "run", "watch"} {
+	for _, name := range []string{"alpha", "bridge", "commit", "publish", "run", "watch"} {
 		for _, args := range [][]string{{name}, {name, "--whatever", "x"}, {"-f", "none.yaml", name, "-h"}} {
 			if r := run(t, nil, args...); r.code != 1 || !strings.Contains(r.err, "`gantry "+name+"` is not supported yet") || r.out != "" {
 				t.Errorf("%v: got %+v", args, r)
@@ -132,13 +132,11 @@ func TestRefusedFlags(t *testing.T) {
 		args string
 		want string
 	}{
-		{"up --build", "--build: building images is not supported yet"},
-		{"create --build", "--build: building images is not supported yet"},
-		{"plan --build", "--build: building images is not supported yet"},
+		{"up --build --no-build", "--build and --no-build cannot be combined"},
 		{"up --watch", "--watch is not supported yet"},
 		{"up --menu", "--menu is not supported yet"},
 		{"up --pull newer", "--pull newer is not supported"},
-		{"up --pull sometimes", `--pull "sometimes": must be always, missing, never or policy`},
+		{"up --pull sometimes", `--pull "sometimes": must be always, missing, never, build or policy`},
 		{"pull --policy never", `--policy "never": must be missing or always`},
 		{"login -u anna -p hunter2", "--password: a password among the arguments is seen by everybody"},
 		{"login --password-stdin", "--password-stdin needs --username"},
@@ -169,7 +167,7 @@ func TestRefusedFlags(t *testing.T) {
 		{"--dry-run image rm x", "--dry-run is not supported by gantry image rm"},
 		{"network create --gateway 10.0.0.1 x", "need a --subnet"},
 		{"network create --subnet 10.0.0.0/24 --gateway 10.1.0.1 x", "--gateway 10.1.0.1: no --subnet holds it"},
-		{"image build x", "`gantry image build` is not supported yet"},
+		{"image build nosuch", "build context nosuch: no such directory"},
 		{"image nosuch", `unknown command "nosuch"`},
 		{"nosuch", `unknown command "nosuch"`},
 		{"lgos", `did you mean logs`},

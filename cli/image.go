@@ -19,10 +19,10 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	image := noun("image", "Images")
-	image.AddCommand(a.imageImportCommand(), a.imageLoadCommand(), a.imageListCommand(), a.imageTagCommand(),
+	image.AddCommand(a.imageBuildCommand(), a.imageImportCommand(), a.imageLoadCommand(), a.imageListCommand(), a.imageTagCommand(),
 		a.inspectCommand("images", a.completeImages, func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Image(ctx, ref) }),
 		a.imageRemoveCommand(), a.imageHistoryCommand(), a.imageSaveCommand(), a.imagePruneCommand(),
-		a.imagePullCommand(), a.imagePushCommand(), a.imageSearchCommand(), notYet("build", ""))
+		a.imagePullCommand(), a.imagePushCommand(), a.imageSearchCommand())
 	return image
 }
 

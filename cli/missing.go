@@ -32,7 +32,6 @@ func missingCommands() []*cobra.Command {
 	for _, m := range [][2]string{
 		{"alpha", ""},
 		{"bridge", ""},
-		{"build", "load a finished image with `gantry image load`"},
 		{"commit", ""},
 		{"publish", ""},
 		{"run", "use `gantry exec` in a running container"},

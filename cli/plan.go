@@ -23,6 +23,7 @@ func (a *app) planCommand() *cobra.Command {
 		Use:   "plan [SERVICE...]",
 		Short: "Show what up would do, and why",
 		Long: "plan shows what up would do, step by step with its reasons, and does nothing.\n" +
+			"What up would build first is noted; which containers that changes is known when it\nis built.\n" +
 			"Reasons show old and new values, but not of secrets, configs, and what by its\nname or form looks like a secret.\n" +
 			"It ends with 0 when there is nothing to do, with 2 when there is, with 1 on an error.",
 		ValidArgsFunction: a.completeServices,
@@ -46,11 +47,11 @@ func (a *app) planCommand() *cobra.Command {
 			if err := a.ignoreOrphans(ctx, c, &g); err != nil {
 				return err
 			}
-			if err := a.bring(ctx, c, g, true, true); err != nil {
+			if _, err := a.bring(ctx, c, &g, o, true); err != nil {
 				return err
 			}
 			plan, err := a.printPlan(ctx, c, g, format)
-			if err == nil && !plan.Empty() {
+			if err == nil && !(plan.Empty() && len(g.Coming) == 0) {
 				return exitCode(exitChanges)
 			}
 			return err

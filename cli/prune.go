@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"gantry/client"
@@ -112,14 +113,14 @@ func (a *app) volumePruneCommand() *cobra.Command {
 
 func pruneImages(ctx context.Context, c *client.Client, f client.Filters, all bool) (client.Pruned, error) {
 	if all {
-		f = f.Add("dangling", "false")
+		f = maps.Clone(f).Add("dangling", "false")
 	}
 	return c.PruneImages(ctx, f)
 }
 
 func pruneVolumes(ctx context.Context, c *client.Client, f client.Filters, all bool) (client.Pruned, error) {
 	if all {
-		f = f.Add("all", "true")
+		f = maps.Clone(f).Add("all", "true")
 	}
 	return c.PruneVolumes(ctx, f)
 }
@@ -145,9 +146,14 @@ func (a *app) systemPruneCommand() *cobra.Command {
 				text += ", all volumes without a name that no container mounts"
 			}
 			if p.all {
-				text += " and all images that no container uses"
+				text += ", all images that no container uses"
 			} else {
-				text += " and all images without a name"
+				text += ", all images without a name"
+			}
+			// Build cache has no labels: of what has certain ones it has nothing.
+			cache := len(f["label"])+len(f["label!"]) == 0
+			if cache {
+				text += " and the build cache that no build uses"
 			}
 			if ok, err := a.sure(ctx, p.force, "This removes "+text+"."); err != nil || !ok {
 				return err
@@ -166,6 +172,9 @@ func (a *app) systemPruneCommand() *cobra.Command {
 				{"Networks", true, func() (client.Pruned, error) { return c.PruneNetworks(ctx, f) }},
 				{"Volumes", volumes, func() (client.Pruned, error) { return c.PruneVolumes(ctx, f) }},
 				{"Images", true, func() (client.Pruned, error) { return pruneImages(ctx, c, f, p.all) }},
+				{"Build Cache", cache, func() (client.Pruned, error) {
+					return c.PruneCache(ctx, client.CachePrune{All: p.all, Filters: f})
+				}},
 			} {
 				if !step.on {
 					continue

@@ -15,13 +15,18 @@ import (
 func TestPrune(t *testing.T) {
 	d := newDaemon(t)
 	var filters []string
-	for _, noun := range []string{"containers", "images", "networks", "volumes"} {
+	for _, noun := range []string{"containers", "images", "networks", "volumes", "build"} {
 		answer := map[string]string{
 			"containers": `{"ContainersDeleted":["c1"],"SpaceReclaimed":1000}`, "images": `{"ImagesDeleted":[{"Untagged":"web:1"},{"Deleted":"sha256:1"}],"SpaceReclaimed":2000}`,
 			"networks": `{"NetworksDeleted":["front"]}`, "volumes": `{"VolumesDeleted":null,"SpaceReclaimed":0}`,
+			"build": `{"CachesDeleted":["b1"],"SpaceReclaimed":4000}`,
 		}[noun]
 		d.answers["POST /"+noun+"/prune"] = func(w http.ResponseWriter, r *http.Request) {
-			filters = append(filters, noun+" "+r.URL.Query().Get("filters"))
+			q := r.URL.Query()
+			if noun == "build" {
+				filters = append(filters, "build "+q.Encode())
+			}
+			filters = append(filters, noun+" "+q.Get("filters"))
 			_, _ = w.Write([]byte(answer))
 		}
 	}
@@ -32,6 +37,8 @@ func TestPrune(t *testing.T) {
 		"network prune -f --filter label=a":           "front\nTotal reclaimed space: 0B\n",
 		"volume prune -f -a":                          "Total reclaimed space: 0B\n",
 		"system prune -f --volumes --filter label!=k": "Deleted Containers:\nc1\n\nDeleted Networks:\nfront\n\nDeleted Images:\nuntagged: web:1\ndeleted: sha256:1\n\nTotal reclaimed space: 3kB\n",
+		"system prune -f -a --filter until=1h":        "Deleted Containers:\nc1\n\nDeleted Networks:\nfront\n\nDeleted Images:\nuntagged: web:1\ndeleted: sha256:1\n\nDeleted Build Cache:\nb1\n\nTotal reclaimed space: 7kB\n",
+		"builder prune -f --filter inuse --filter type=regular --max-used-space 1kb --reserved-space 2kb --min-free-space 3kb": "b1\nTotal reclaimed space: 4kB\n",
 	} {
 		if r := ask(strings.Fields(args)...); r.code != 0 || r.out != want {
 			t.Errorf("%s: got %+v", args, r)
@@ -39,6 +46,7 @@ func TestPrune(t *testing.T) {
 	}
 	for _, want := range []string{
 		"containers ", `images {"dangling":{"false":true}}`, `networks {"label":{"a":true}}`, `volumes {"all":{"true":true}}`, `containers {"label!":{"k":true}}`, `volumes {"label!":{"k":true}}`,
+		`build {"until":{"1h":true}}`, "build " + url.Values{"filters": {`{"inuse":{"true":true},"type":{"regular":true}}`}, "max-used-space": {"1024"}, "reserved-space": {"2048"}, "min-free-space": {"3072"}}.Encode(),
 	} {
 		if !slices.Contains(filters, want) {
 			t.Errorf("nobody asked for %q, but for %q", want, filters)
@@ -46,13 +54,20 @@ func TestPrune(t *testing.T) {
 	}
 	// Where nobody can answer nothing is lost.
 	before := len(d.changed())
-	for _, args := range []string{"container prune", "image prune -a", "network prune", "volume prune", "system prune"} {
+	for _, args := range []string{"container prune", "image prune -a", "network prune", "volume prune", "system prune", "builder prune"} {
 		if r := ask(strings.Fields(args)...); r.code != 1 || !strings.Contains(r.err, "say --force") {
 			t.Errorf("%s: got %+v", args, r)
 		}
 	}
 	if r := ask("system", "prune", "-f", "--volumes", "--filter", "until=1h"); r.code != 1 {
 		t.Errorf("got %+v", r)
+	}
+	for args, want := range map[string]string{
+		"builder prune -f --keep-storage 1 --reserved-space 1": "old name", "builder prune -f --max-used-space much": "must be a size", "builder prune -f --filter x": "key=value",
+	} {
+		if r := ask(strings.Fields(args)...); r.code != 1 || !strings.Contains(r.err, want) {
+			t.Errorf("%s: got %+v", args, r)
+		}
 	}
 	if got := d.changed()[before:]; len(got) > 0 {
 		t.Errorf("it did %v", got)

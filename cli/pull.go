@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gantry/client"
+	"gantry/client/build"
 	"gantry/compose"
 	"gantry/scheduler"
 
@@ -239,8 +240,9 @@ func (a *app) transferAll(ctx context.Context, jobs transfers, verb string, quie
 	return err
 }
 
-// imagesOf are the images that the services of a goal need.
-func imagesOf(g scheduler.Goal) (transfers, error) {
+// imagesOf are the images that the services of a goal need. Those that are to be
+// built are not pulled first.
+func imagesOf(g scheduler.Goal, builds bool) (transfers, error) {
 	var jobs transfers
 	for _, name := range g.Project.ServiceNames() {
 		s := g.Project.Services[name]
@@ -251,7 +253,7 @@ func imagesOf(g scheduler.Goal) (transfers, error) {
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", name, err)
 		}
-		if s.Build != nil && (s.PullPolicy == "" || s.Image == "") {
+		if s.Build != nil && (builds || !pulledFirst(s)) {
 			policy = compose.PullBuild
 		}
 		s.Name = name
@@ -260,35 +262,40 @@ func imagesOf(g scheduler.Goal) (transfers, error) {
 	return jobs, nil
 }
 
+// pulledFirst tells whether a service's image is built only if no registry has
+// it.
+func pulledFirst(s compose.Service) bool {
+	return s.Image != "" && s.PullPolicy != "" && s.PullPolicy != compose.PullBuild && s.PullPolicy != compose.PullNever
+}
+
 // bring pulls what the services of a goal need and the policies ask for, before
-// anything is changed; what is still missing then is refused. A plan pulls
-// nothing.
-func (a *app) bring(ctx context.Context, c *client.Client, g scheduler.Goal, quiet, planned bool) error {
-	jobs, err := imagesOf(g)
+// anything is changed; what is still missing then is built, by the requests it
+// gives back, or refused. A plan pulls nothing.
+func (a *app) bring(ctx context.Context, c *client.Client, g *scheduler.Goal, o upOptions, planned bool) ([]build.Request, error) {
+	jobs, err := imagesOf(*g, o.build)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if planned {
 		_, err = a.dueOf(ctx, c, jobs)
 	} else {
-		err = a.pullAll(ctx, c, jobs, quiet)
+		err = a.pullAll(ctx, c, jobs, o.quietPull)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return missingImages(jobs)
+	if err := missingImages(jobs); err != nil {
+		return nil, err
+	}
+	return a.comingBuilds(ctx, c, g, o, planned)
 }
 
-// missingImages refuses a goal whose images are not here.
+// missingImages refuses a goal whose images are not here and cannot be had.
 func missingImages(jobs transfers) error {
 	var errs []error
 	for _, t := range jobs {
-		switch {
-		case t.here:
-		case t.policy == compose.PullNever:
+		if !t.here && !t.optional && t.policy == compose.PullNever {
 			errs = append(errs, fmt.Errorf("service %s: image %q is not here and pull_policy is never; bring it with `gantry image pull` or `gantry image load`", t.service, t.ref))
-		case t.policy == compose.PullBuild, t.failed != nil: // one that failed and can be built
-			errs = append(errs, fmt.Errorf("service %s: image %q is not here, and builds are not supported yet; bring it with `gantry image load -i ARCHIVE` or `gantry image import TAR %s`", t.service, t.ref, t.ref))
 		}
 	}
 	return errors.Join(errs...)

@@ -80,21 +80,21 @@ func (o *upOptions) flags(cmd *cobra.Command, a *app) {
 	f.BoolVar(&o.noDeps, "no-deps", false, "leave alone what the services depend on")
 	f.BoolVarP(&o.renewVolumes, "renew-anon-volumes", "V", false, "recreated containers get fresh anonymous volumes")
 	f.IntVarP(&o.timeout, "timeout", "t", 0, "`seconds` a container has to stop (default: its own)")
-	f.BoolVar(&o.quietBuild, "quiet-build", false, "without effect: builds are not supported yet")
+	f.BoolVar(&o.quietBuild, "quiet-build", false, "build without progress")
 }
 
 func (o *upOptions) createFlags(cmd *cobra.Command, a *app) {
 	f := cmd.Flags()
-	f.BoolVar(&o.build, "build", false, "not supported yet")
-	f.BoolVar(&o.noBuild, "no-build", false, "do not build images")
+	f.BoolVar(&o.build, "build", false, "build images also if they are here")
+	f.BoolVar(&o.noBuild, "no-build", false, "do not build images, also if they are not here")
 	f.BoolVar(&o.forceRecreate, "force-recreate", false, "recreate containers that have not changed")
 	f.BoolVar(&o.noRecreate, "no-recreate", false, "leave containers that exist as they are")
-	f.StringVar(&o.pull, "pull", "policy", "`when` to pull images: always, missing, never or policy (as the compose file says)")
+	f.StringVar(&o.pull, "pull", "policy", "`when` to pull images: always, missing, never, build (build them instead) or policy (as the compose file says)")
 	f.BoolVar(&o.quietPull, "quiet-pull", false, "pull without progress")
 	f.BoolVar(&o.removeOrphans, "remove-orphans", false, "remove containers of services the project does not have")
 	f.StringArrayVar(&o.scale, "scale", nil, "number of containers as `SERVICE=NUM`, whatever the compose file says")
 	f.BoolVarP(&o.yes, "yes", "y", false, "answer yes to every question")
-	a.completeFlagValues(cmd, "pull", "always", "missing", "never", "policy")
+	a.completeFlagValues(cmd, "pull", "always", "missing", "never", "build", "policy")
 	_ = cmd.RegisterFlagCompletionFunc("scale", a.completeScale)
 }
 
@@ -107,8 +107,6 @@ func (o *upOptions) refuse() error {
 		return nil
 	}
 	switch {
-	case o.build:
-		return errors.New("--build: building images is not supported yet")
 	case o.watch:
 		return errors.New("--watch is not supported yet")
 	case o.menu:
@@ -116,10 +114,12 @@ func (o *upOptions) refuse() error {
 	}
 	switch o.pull {
 	case "always", "missing", "never", "policy", "":
-	case "build", "newer":
+	case "build":
+		o.build = true
+	case "newer":
 		return fmt.Errorf("--pull %s is not supported", o.pull)
 	default:
-		return fmt.Errorf("--pull %q: must be always, missing, never or policy", o.pull)
+		return fmt.Errorf("--pull %q: must be always, missing, never, build or policy", o.pull)
 	}
 	abort := o.abortOnExit || o.abortOnFailure || o.exitCodeFrom != ""
 	attached := len(o.attach) > 0 || o.attachDependencies
@@ -127,6 +127,7 @@ func (o *upOptions) refuse() error {
 		return errors.New("--timeout and --wait-timeout must not be negative")
 	}
 	return errors.Join(
+		together(o.build, "--build", o.noBuild, "--no-build"),
 		together(o.forceRecreate, "--force-recreate", o.noRecreate, "--no-recreate"),
 		together(o.alwaysRecreateDeps, "--always-recreate-deps", o.noRecreate, "--no-recreate"),
 		together(o.renewVolumes, "--renew-anon-volumes", o.noRecreate, "--no-recreate"),
@@ -316,11 +317,15 @@ func (a *app) up(ctx context.Context, services []string, o upOptions) error {
 	if err := a.ignoreOrphans(ctx, c, &g); err != nil {
 		return err
 	}
-	if err := a.bring(ctx, c, g, o.quietPull, a.dryRun); err != nil {
+	builds, err := a.bring(ctx, c, &g, o, a.dryRun)
+	if err != nil {
 		return err
 	}
 	if a.dryRun {
 		_, err := a.printPlan(ctx, c, g, "")
+		return err
+	}
+	if err := a.buildComing(ctx, c, &g, builds, o); err != nil {
 		return err
 	}
 	if err := a.confirm(ctx, c, &g); err != nil {
