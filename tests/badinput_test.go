@@ -57,8 +57,9 @@ services:
 		{name: "a wrong type", yaml: service + "    ports: 80\n", words: []string{"compose.yaml:4", "services.web.ports", "list"}},
 		{name: "a port that is none", yaml: service + "    ports: [\"99999:80\"]\n", words: []string{"compose.yaml:4", "99999"}},
 
-		{name: "an image that is not there", yaml: "services: {web: {image: nothere}}", words: []string{"web", "nothere", "gantry image load"}},
-		{name: "a build", yaml: "services: {web: {build: .}}", files: []string{"Dockerfile", "FROM scratch"}, words: []string{"web", "builds are not supported yet", "gantry image load"}},
+		{name: "an image that is not there", yaml: "services: {web: {image: nothere, pull_policy: never}}", words: []string{"web", "nothere", "gantry image load"}},
+		{name: "a build without a Dockerfile", yaml: "services: {web: {build: .}}", words: []string{"service web: no Dockerfile", "write it"}},
+		{name: "a build nobody can do", yaml: "services:\n  web:\n    build: {context: ., isolation: hyperv}", words: []string{"compose.yaml:3", "services.web.build.isolation"}},
 		{name: "an external network", yaml: service + "    networks: [far]\nnetworks: {far: {external: true}}\n", words: []string{"far", "create a network far"}},
 		{name: "an external volume", yaml: service + "    volumes: [\"far:/data\"]\nvolumes: {far: {external: true}}\n", words: []string{"far", "create a volume far"}},
 		{name: "a bind source that is not there", yaml: service + `    volumes:

@@ -1,0 +1,1 @@
+CREATE TABLE plants (name text PRIMARY KEY, height integer NOT NULL CHECK (height > 0));
