@@ -68,7 +68,9 @@ func openDocker(ctx context.Context, scratch, archive, cgroup string) (*platform
 	p := &platform{
 		name:    dockerColumn,
 		command: []string{composeProgram},
-		env:     environ("DOCKER_HOST=unix://" + socket),
+		image:   []string{dockerProgram, "image"},
+		build:   []string{"build"},
+		env:     environ("DOCKER_HOST=unix://"+socket, "DOCKER_BUILDKIT=1", "DOCKER_CONFIG="+dir),
 		enter:   []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", cmd.Process.Pid), "--"},
 		mark:    dir,
 		helpers: []string{"docker-proxy"},

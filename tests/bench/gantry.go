@@ -29,6 +29,8 @@ func openGantry(ctx context.Context, bin, scratch, archive string) (*platform, e
 	p := &platform{
 		name:    gantryColumn,
 		command: []string{filepath.Join(bin, "gantry")},
+		image:   []string{filepath.Join(bin, "gantry"), "image"},
+		build:   []string{"build"},
 		env:     environ("GANTRY_ROOT="+root, "GANTRY_RUN="+run),
 		mark:    run,
 		client:  dialAPI(filepath.Join(run, "gantry.sock")),

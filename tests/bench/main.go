@@ -110,6 +110,9 @@ type bench struct {
 	fifo    *fifo  // what containers of platforms speak into
 	server  *hostServer
 	floor   *floor
+	buildah *platform
+	large   *large
+	counter int
 	results *results
 	askFor  time.Duration
 	began   time.Time
@@ -192,6 +195,20 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		}
 	}
 
+	if slices.Contains(b.peers, buildahColumn) && b.wantsBuilds() {
+		if b.buildah, err = openBuildah(ctx, b.scratch, b.archive); err != nil {
+			b.results.note(buildahColumn, err.Error())
+		} else {
+			defer func() { b.complain(b.buildah.close()) }()
+			about[buildahColumn] = b.buildah.about
+		}
+	}
+	if b.wantsLarge() {
+		if b.large, err = openLarge(b.scratch); err != nil {
+			return err
+		}
+	}
+
 	failed := b.play(ctx, platforms)
 	var where []part
 	if ctx.Err() == nil && b.only.MatchString("breakdown") {
@@ -246,7 +263,7 @@ func (b *bench) print(about map[string]string, where []part) {
 	for _, k := range slices.Sorted(maps.Keys(about)) {
 		fmt.Printf("%s: %s\n", k, about[k])
 	}
-	fmt.Printf("cells: median, p10–p90, samples; bare: libcontainer alone, for requests the host's loopback\n\n")
+	fmt.Printf("cells: median, p10–p90, samples; bare: libcontainer alone, for requests the host's loopback, for load tar xf\n\n")
 	b.results.print(os.Stdout, b.shown)
 	if n, of := b.results.missed(); of > 0 {
 		fmt.Printf("\n%d of %d targets met\n", of-n, of)

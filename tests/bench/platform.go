@@ -25,6 +25,8 @@ type platform struct {
 	name    string // its column
 	about   string // versions
 	command []string
+	image   []string // command for images
+	build   []string // and what builds one
 	env     []string // instead of the environment
 	enter   []string // command to run another where its published ports are
 	mark    string   // what the command lines of its processes hold

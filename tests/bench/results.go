@@ -11,15 +11,16 @@ import (
 )
 
 // Columns of the table. Bare is the floor: libcontainer alone for containers,
-// the host's loopback for requests.
+// the host's loopback for requests, tar for what is unpacked.
 const (
-	gantryColumn = "gantry"
-	bareColumn   = "bare"
-	crunColumn   = "crun"
-	dockerColumn = "docker"
+	gantryColumn  = "gantry"
+	bareColumn    = "bare"
+	crunColumn    = "crun"
+	dockerColumn  = "docker"
+	buildahColumn = "buildah"
 )
 
-var columns = []string{gantryColumn, bareColumn, crunColumn, dockerColumn}
+var columns = []string{gantryColumn, bareColumn, crunColumn, dockerColumn, buildahColumn}
 
 // Units samples are in.
 const (
@@ -42,6 +43,8 @@ type bound struct {
 	value   float64
 	atLeast bool // else at most
 	overRow *row // value comes on top of the bare median of that row
+	ofBare  bool // value is a multiple of the row's own bare median
+	ofRow   *row // value is a multiple of gantry's median of that row
 }
 
 func atMost(v float64) bound { return bound{value: v} }
@@ -81,10 +84,20 @@ var (
 	eachP99    = &row{"  latency, p99", micros, bound{}}
 	eachDirect = &row{"  straight to the container", perSec, bound{}}
 
+	buildCached  = &row{"build, 10 steps, all cached", millis, atMost(150)}
+	buildChanged = &row{"build, 10 steps, one file changed: 4 run", millis, bound{}}
+	buildOne     = &row{"build, RUN true", millis, bound{}}
+	buildTrue    = &row{"build, one more RUN true", millis, atMost(60)}
+	buildTen     = &row{"build, ten independent RUN sleep 0.5", millis, bound{}}
+	loadLarge    = &row{"load of 170 MB", millis, bound{value: 1.5, ofBare: true}}
+	pullLarge    = &row{"pull of the same from loopback", millis, bound{value: 1.5, ofRow: loadLarge}}
+	pullAgain    = &row{"pull again, nothing new", millis, atMost(60)}
+
 	rows = []*row{
 		up1, up10, up50, upChain, noop1, noop50, ps1, ps50, execCLI, execAPI, down1, down10, down50, downChain,
 		runs, gone, restart, rss0, pss0, rss50, pss50, rssEach,
 		kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect,
+		buildCached, buildChanged, buildOne, buildTrue, buildTen, loadLarge, pullLarge, pullAgain,
 	}
 )
 
@@ -158,6 +171,17 @@ func (r *results) verdict(w *row) (want string, met, known bool) {
 			return fmt.Sprintf("≤ bare + %s", number(b.value)), false, false
 		}
 		limit += floor.Median
+	}
+	of, ofColumn := b.ofRow, gantryColumn
+	if b.ofBare {
+		of, ofColumn = w, bareColumn
+	}
+	if of != nil {
+		base, ok := r.spread(of, ofColumn)
+		if !ok {
+			return fmt.Sprintf("≤ %s × %s", number(b.value), ofColumn), false, false
+		}
+		limit *= base.Median
 	}
 	s, ok := r.spread(w, gantryColumn)
 	met = s.Median <= limit

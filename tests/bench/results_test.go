@@ -43,8 +43,16 @@ func TestVerdict(t *testing.T) {
 
 	r.add(keptShare, gantryColumn, 0.79)
 	check(keptShare, "≥ 0.80", false, true)
-	if n, of := r.missed(); n != 2 || of != 3 {
-		t.Errorf("%d of %d targets missed, want 2 of 3", n, of)
+	check(pullLarge, "≤ 1.50 × gantry", false, false)
+	r.add(loadLarge, gantryColumn, 1600)
+	check(loadLarge, "≤ 1.50 × bare", false, false)
+	r.add(loadLarge, bareColumn, 1000)
+	check(loadLarge, "≤ 1500", false, true)
+	r.add(pullLarge, gantryColumn, 2400)
+	check(pullLarge, "≤ 2400", true, true)
+
+	if n, of := r.missed(); n != 3 || of != 5 {
+		t.Errorf("%d of %d targets missed, want 3 of 5", n, of)
 	}
 }
 

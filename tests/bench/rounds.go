@@ -47,7 +47,7 @@ func (b *bench) play(ctx context.Context, platforms []*platform) error {
 				c := turn[(k+round)%len(turn)]
 				key := c.column + ": " + s.rows[0].name
 				slow := spent[key] > time.Duration(peerShare*float64(b.limit))
-				if out[key] || c.column == dockerColumn && round > 0 && (slow || over) {
+				if out[key] || (c.column == dockerColumn || c.column == buildahColumn) && round > 0 && (slow || over) {
 					continue
 				}
 				b.say("round %d: %s", round+1, key)
@@ -101,7 +101,7 @@ func (b *bench) idleMemory(platforms []*platform) {
 // wants tells whether a row of the scene is to be shown, or needed to judge
 // one that is.
 func (b *bench) wants(s *scene) bool {
-	if s.rows[0] == runs && b.only.MatchString(restart.name) {
+	if s.rows[0] == runs && b.only.MatchString(restart.name) || s.rows[0] == loadLarge && b.only.MatchString(pullLarge.name) {
 		return true
 	}
 	return slices.ContainsFunc(s.rows, func(w *row) bool { return b.only.MatchString(w.name) })
@@ -117,11 +117,24 @@ func (b *bench) wantsFloor() bool {
 		(slices.Contains(b.peers, bareColumn) || slices.Contains(b.peers, crunColumn))
 }
 
+// wantsBuilds tells whether anything is to be built.
+func (b *bench) wantsBuilds() bool {
+	return slices.ContainsFunc(scenes, func(s scene) bool { return s.builds && b.wants(&s) })
+}
+
+// wantsLarge tells whether the large image is needed.
+func (b *bench) wantsLarge() bool {
+	return slices.ContainsFunc([]*row{loadLarge, pullLarge, pullAgain}, func(w *row) bool { return b.only.MatchString(w.name) })
+}
+
 // contestants of a scene: the platforms, and where one container is made, the
 // floor.
 func (b *bench) contestants(s *scene, platforms []*platform) []contestant {
 	var all []contestant
 	for _, p := range platforms {
+		all = append(all, contestant{p.name, func(ctx context.Context, add recorder) error { return s.play(ctx, b, p, add) }})
+	}
+	if p := b.buildah; p != nil && s.builds {
 		all = append(all, contestant{p.name, func(ctx context.Context, add recorder) error { return s.play(ctx, b, p, add) }})
 	}
 	if b.floor == nil || s.rows[0] != runs {

@@ -20,8 +20,9 @@ const idle = `["sh", "-c", "trap exit TERM; mkfifo /idle; read x <>/idle"]`
 // scene is a course of events that fills some rows. It leaves the platform as
 // it found it, also when it fails.
 type scene struct {
-	rows []*row
-	play func(ctx context.Context, b *bench, p *platform, add recorder) error
+	rows   []*row
+	play   func(ctx context.Context, b *bench, p *platform, add recorder) error
+	builds bool // buildah plays it, too
 }
 
 // recorder takes a sample.
@@ -37,13 +38,17 @@ func (add recorder) container(ran, went time.Duration) {
 }
 
 var scenes = []scene{
-	{[]*row{up1, noop1, ps1, execCLI, execAPI, down1}, playOne},
-	{[]*row{up10, down10}, playTen},
-	{[]*row{up50, noop50, ps50, rss50, pss50, rssEach, down50}, playFifty},
-	{[]*row{upChain, downChain}, playChain},
-	{[]*row{runs, gone}, playContainer},
-	{[]*row{restart}, playCrash},
-	{[]*row{kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect}, playRequests},
+	{[]*row{up1, noop1, ps1, execCLI, execAPI, down1}, playOne, false},
+	{[]*row{up10, down10}, playTen, false},
+	{[]*row{up50, noop50, ps50, rss50, pss50, rssEach, down50}, playFifty, false},
+	{[]*row{upChain, downChain}, playChain, false},
+	{[]*row{runs, gone}, playContainer, false},
+	{[]*row{restart}, playCrash, false},
+	{[]*row{kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect}, playRequests, false},
+	{[]*row{buildCached, buildChanged}, playCached, true},
+	{[]*row{buildOne, buildTrue, buildTen}, playSteps, true},
+	{[]*row{loadLarge}, playLoad, false},
+	{[]*row{pullLarge, pullAgain}, playPull, false},
 }
 
 // project writes a compose file into a directory of its own, whose name is the
