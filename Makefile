@@ -30,12 +30,12 @@ demo: build
 	@scripts/demo $(BIN) $(IMAGES)
 
 # The scenarios on the real programs and the house's laws, then the unit tests
-# with the race detector. Compiling for the latter is most of the work on a new
-# machine: it is done beside what waits, for Debian's packages or for containers.
+# with the race detector. Compiling is most of the work on a new machine: it is
+# done beside what waits for Debian's packages, and before anything is timed.
 test:
 	@scripts/setup test
-	@$(MAKE) --no-print-directory -j2 --output-sync=none build images
-	@$(MAKE) --no-print-directory -j2 --output-sync=none scenarios race
+	@$(MAKE) --no-print-directory -j3 --output-sync=none build images race
+	@$(MAKE) --no-print-directory scenarios
 	@$(MAKE) --no-print-directory unit
 
 images:
@@ -43,9 +43,9 @@ images:
 
 UNIT = $$($(GO) list $(TESTTAGS) ./... | grep -v '/tests')
 
-# Only compiles, and gives way to everybody else. What vet says is make lint's.
+# Only compiles, and gives way to the programs. What vet says is make lint's.
 race:
-	nice -n 15 $(GO) build $(TESTTAGS) -race $(UNIT)
+	nice -n 5 $(GO) build $(TESTTAGS) -race $(UNIT)
 
 unit: build
 	@scripts/setup test
