@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/platforms"
@@ -78,6 +79,11 @@ func (b *Builder) openBuildKit() (o *opened, err error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(b.Run, 0o711); err != nil {
+		return nil, err
+	}
+	// Chosen when the program began, it would be a directory where nobody looks
+	// for mounts that a daemon has left.
+	if err := mount.SetTempMountLocation(os.TempDir()); err != nil {
 		return nil, err
 	}
 	b.keepReserve()
