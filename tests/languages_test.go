@@ -89,8 +89,10 @@ func TestDockerComposeMakesAnew(t *testing.T) {
 	compose("up", "-d")
 	compose("exec", "-T", "one", "sh", "-c", "echo first >/kept/file")
 	heard := m.follows(dir, composeProgram, "events", "--json")
-	compose("up", "-d", "--force-recreate")
-	eventually(t, 20*time.Second, "docker-compose hears of it", func() bool {
+	// It takes its time to begin listening, and says nothing when it does.
+	eventually(t, time.Minute, "docker-compose hears of it", func() bool {
+		compose("up", "-d", "--force-recreate")
+		time.Sleep(500 * time.Millisecond)
 		return strings.Contains(heard(), `"action": "start"`)
 	})
 	m.project("anew", fmt.Sprintf(file, "second"))
