@@ -43,13 +43,14 @@ images:
 
 UNIT = $$($(GO) list $(TESTTAGS) ./... | grep -v '/tests')
 
-# Only compiles, and gives way to the programs. What vet says is make lint's.
+# Only compiles, and gives way to the programs.
 race:
 	nice -n 5 $(GO) build $(TESTTAGS) -race $(UNIT)
 
 unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
+	$(GO) vet $(TESTTAGS) ./...
 	$(GO) test $(TESTTAGS) -vet=off -race -timeout 8m $(UNIT)
 
 scenarios: build

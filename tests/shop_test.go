@@ -287,10 +287,8 @@ func daemonDiesUnderLoad(t *testing.T, s *shop) {
 	l.end(t)
 	slices.Sort(gaps)
 	t.Logf("after its death the daemon answered within %v", gaps)
-	// The best of five: what the others are longer by is the load of whatever
-	// else is tested at the moment.
-	if gaps[0] > 300*time.Millisecond {
-		t.Errorf("the daemon answered after %s, want 300 ms at most", gaps[0])
+	if median := gaps[len(gaps)/2]; median > 300*time.Millisecond {
+		t.Errorf("the daemon answered after %s (median), want 300 ms at most", median)
 	}
 	if after := s.okIn(s.dir, "ps", "-q"); after != before {
 		t.Errorf("containers before:\n%safter:\n%s", before, after)
