@@ -22,11 +22,11 @@ func (a *app) registryCommand() *cobra.Command {
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			program, err := client.DaemonProgram()
+			program, err := client.Program("gantry-registry")
 			if err != nil {
 				return err
 			}
-			args := []string{program, "registry", "--addr", addr}
+			args := []string{program, "--addr", addr}
 			for flag, value := range map[string]string{"--root": root, "--tlscert": cert, "--tlskey": key, "--htpasswd": users} {
 				if value != "" {
 					args = append(args, flag, value)

@@ -154,19 +154,22 @@ func (c *Client) startDaemon(ctx context.Context) error {
 	return fmt.Errorf("%s; its log is %s", reason, path)
 }
 
-// DaemonProgram finds gantryd: beside this program, else in PATH.
-func DaemonProgram() (string, error) {
+// DaemonProgram finds gantryd.
+func DaemonProgram() (string, error) { return Program("gantryd") }
+
+// Program finds one of gantry's programs: beside this one, else in PATH.
+func Program(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if self, err = filepath.EvalSymlinks(self); err == nil {
-			beside := filepath.Join(filepath.Dir(self), "gantryd")
+			beside := filepath.Join(filepath.Dir(self), name)
 			if st, err := os.Stat(beside); err == nil && st.Mode().IsRegular() {
 				return beside, nil
 			}
 		}
 	}
-	path, err := exec.LookPath("gantryd")
+	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", errdefs.ErrNotFound.WithMessage("the program gantryd is neither beside gantry nor in PATH: install both together")
+		return "", errdefs.ErrNotFound.WithMessage("the program " + name + " is neither beside gantry nor in PATH: install both together")
 	}
 	return path, nil
 }

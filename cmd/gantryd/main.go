@@ -32,9 +32,6 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == "registry" {
-		return serveRegistry(args[1:])
-	}
 	c := daemon.Default(os.Getenv)
 	c.Version = daemon.Version{Number: version, Commit: commit, Built: built}
 	f := flag.NewFlagSet("gantryd", flag.ContinueOnError)
@@ -46,6 +43,7 @@ func run(args []string) error {
 	f.StringVar(&c.Budget.MaxUsed, "max-used-space", c.Budget.MaxUsed, "what build cache and images without a name may take before some is collected, such as 20GB or 25% of the disk (default 25%)")
 	f.StringVar(&c.Budget.MinFree, "min-free-space", c.Budget.MinFree, "what is to stay free on the disk at their cost (default 10%)")
 	f.StringVar(&c.Budget.Unused, "unused-for", c.Budget.Unused, "how long nobody must have used what is collected (default 1h)")
+	f.StringVar(&c.Measure, "measure", c.Measure, "how often the usage of autoscaled services is measured (default 15s)")
 	show := f.Bool("version", false, "print the version and exit")
 	var hosts []string
 	f.Func("host", "address to serve the API on (default unix://RUN/gantry.sock); may be given several times", func(h string) error {
