@@ -69,12 +69,18 @@ func (a aliased) Prepare(ctx context.Context, key, parent string, opts ...snapsh
 	if err != nil {
 		return nil, err
 	}
+	if _, err := a.s.onDisk(ctx, name); err != nil {
+		return nil, err
+	}
 	return a.Snapshotter.Prepare(ctx, key, name, opts...)
 }
 
 func (a aliased) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	name, err := a.s.actual(ctx, parent)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := a.s.onDisk(ctx, name); err != nil {
 		return nil, err
 	}
 	return a.Snapshotter.View(ctx, key, name, opts...)

@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
 	"sort"
 	"strings"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
@@ -39,12 +36,11 @@ type applied struct {
 
 // apply unpacks the tar stream r into the empty directory dir, the upper
 // directory of an overlay: deletions become overlay's own marks. Nothing is
-// mounted. containerd resolves every path inside dir, so that no entry, symlink
-// or hard link leads out; what tries to is refused by name before that.
+// mounted. Every path is resolved inside dir, so that no entry, symlink or hard
+// link leads out; what tries to is refused by name before that.
 func apply(ctx context.Context, dir string, r io.Reader) (applied, error) {
 	v := &visitor{dir: dir, dirs: map[string]bool{}}
-	_, err := archive.Apply(ctx, dir, r, archive.WithFilter(v.visit), archive.WithConvertWhiteout(convert))
-	if err != nil {
+	if err := unpackTar(ctx, v, r); err != nil {
 		return applied{}, v.explain(err)
 	}
 	// What follows the end of the tar belongs to the stream and its digest.
@@ -64,6 +60,7 @@ type visitor struct {
 	failure error           // its own refusal
 }
 
+// visit says whether an entry is to be written.
 func (v *visitor) visit(h *tar.Header) (bool, error) {
 	v.entries++
 	v.last = h.Name
@@ -84,7 +81,7 @@ func (v *visitor) visit(h *tar.Header) (bool, error) {
 		if name != "" {
 			v.dirs[name] = true
 		}
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse:
 		if err := v.fits(h); err != nil {
 			return false, err
 		}
@@ -159,27 +156,12 @@ func (v *visitor) explain(err error) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("no room for entry %d, %q: %w", v.entries, v.last, errno)
 	case errno != 0:
-		return fmt.Errorf("write entry %d, %q: %w", v.entries, v.last, v.relative(err))
+		return fmt.Errorf("write entry %d, %q: %w", v.entries, v.last, err)
 	case v.entries == 0:
 		return classed(errdefs.ErrInvalidArgument, "the archive is damaged at its start: %w", err)
 	default:
 		return classed(errdefs.ErrInvalidArgument, "the archive is damaged after entry %d, %q: %w", v.entries, v.last, err)
 	}
-}
-
-// relative takes the store's own directory out of an error about a path.
-func (v *visitor) relative(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		if rel, e := filepath.Rel(v.dir, pe.Path); e == nil {
-			return &os.PathError{Op: pe.Op, Path: rel, Err: pe.Err}
-		}
-	}
-	var le *os.LinkError
-	if errors.As(err, &le) {
-		return fmt.Errorf("%s: %w", le.Op, le.Err)
-	}
-	return err
 }
 
 func (v *visitor) implied() []string {
@@ -191,116 +173,4 @@ func (v *visitor) implied() []string {
 	}
 	sort.Strings(out)
 	return out
-}
-
-// convert turns a deletion into overlay's form. One that names a file of the
-// same layer deletes nothing: deletions are about the layers below.
-func convert(h *tar.Header, p string) (bool, error) {
-	base := filepath.Base(p)
-	if strings.HasPrefix(base, whiteout) && base != whiteoutAll {
-		hidden := filepath.Join(filepath.Dir(p), strings.TrimPrefix(base, whiteout))
-		if _, err := os.Lstat(hidden); err == nil {
-			return false, nil
-		}
-	}
-	return archive.OverlayConvertWhiteout(h, p)
-}
-
-// inherit gives the implied directories of a layer the owner, mode, times and
-// attributes that they have in the nearest of the layers below, top first.
-// Overlay shows a directory as its uppermost layer has it.
-func inherit(dir string, implied, below []string) error {
-	root, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for _, rel := range implied {
-		// Behind a symbolic link of the layer lies another directory, if not
-		// one of the host; and it may be deleted again.
-		fd, err := unix.Openat2(int(root.Fd()), rel, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-		})
-		switch {
-		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENOENT):
-			continue
-		case err != nil:
-			return fmt.Errorf("directory %q: %w", rel, err)
-		}
-		dst := os.NewFile(uintptr(fd), rel)
-		err = inheritFirst(dst, below, rel)
-		dst.Close()
-		if err != nil {
-			return fmt.Errorf("directory %q: %w", rel, err)
-		}
-	}
-	return nil
-}
-
-func inheritFirst(dst *os.File, below []string, rel string) error {
-	for _, b := range below {
-		if found, err := inheritFrom(dst, b, rel); err != nil || found {
-			return err
-		}
-	}
-	return nil
-}
-
-// inheritFrom reports whether rel exists in the layer below, as whatever; then
-// layers further down do not count.
-func inheritFrom(dst *os.File, below, rel string) (bool, error) {
-	root, err := os.OpenRoot(below)
-	if err != nil {
-		return false, err
-	}
-	defer root.Close()
-	f, err := root.OpenFile(rel, os.O_RDONLY|unix.O_NONBLOCK|unix.O_DIRECTORY, 0)
-	if err != nil {
-		if _, e := root.Lstat(rel); e == nil {
-			return true, nil // not a directory there: nothing shines through
-		}
-		return false, nil
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return false, err
-	}
-	fd := int(dst.Fd())
-	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
-		return false, err
-	}
-	if err := copyXattrs(dst, f); err != nil {
-		return false, err
-	}
-	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
-		return false, err
-	}
-	return true, unix.UtimesNanoAt(fd, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH)
-}
-
-func copyXattrs(dst, src *os.File) error {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Flistxattr(int(src.Fd()), buf)
-	if err != nil {
-		if err == unix.ENOTSUP {
-			return nil
-		}
-		return err
-	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
-			continue
-		}
-		value := make([]byte, 64<<10)
-		n, err := unix.Fgetxattr(int(src.Fd()), name, value)
-		if err != nil {
-			return err
-		}
-		if err := unix.Fsetxattr(int(dst.Fd()), name, value[:n], 0); err != nil && err != unix.ENOTSUP {
-			return err
-		}
-	}
-	return nil
 }

@@ -9,6 +9,7 @@
 //	ROOT/images/meta.db      bolt: image records, labels, leases; its lock keeps a second daemon out
 //	ROOT/images/content/     blobs by digest: manifests, configurations, layers as they came
 //	ROOT/images/snapshots/   unpacked layers, one directory each (overlay)
+//	ROOT/images/unsynced     what of them is perhaps not on the disk, while there is any
 //
 // # Content, snapshots, records
 //
@@ -35,7 +36,9 @@
 // Everything an import or a load writes belongs to a lease, and the record is
 // written last, in one transaction with the manifest and the configuration. A
 // daemon killed in between leaves content without a record; the next Open drops
-// the lease, the next Collect the content. An image that is listed is whole.
+// the lease, the next Collect the content. An image that is listed is whole, after
+// a crash of the machine too: what had not reached the disk is checked and made
+// again by the next Open, or removed.
 //
 // # Images in use
 //

@@ -47,6 +47,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 		return Image{}, fmt.Errorf("import: %w", err)
 	}
 	defer op.end(ctx)
+	op.later = true
 
 	br, packed, err := peek(r)
 	if err != nil {

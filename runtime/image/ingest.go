@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -27,7 +30,7 @@ type blob struct {
 // digest in want, nothing else is stored.
 func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict bool, want ocispec.Descriptor) (_ *blob, err error) {
 	ref := op.key("ingest")
-	w, err := content.OpenWriter(ctx, op.content, content.WithRef(ref))
+	w, err := content.OpenWriter(withLayerBlob(ctx, op.later), op.content, content.WithRef(ref))
 	if err != nil {
 		return nil, fmt.Errorf("open content: %w", err)
 	}
@@ -38,26 +41,29 @@ func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict boo
 		}
 	}()
 
-	var t *tee
+	t := newTee()
+	digester := digest.Canonical.Digester()
+	b, failed := &blob{}, make(chan struct{})
+	var beside sync.WaitGroup
+	bytes := t.branch()
+	beside.Go(func() { bytes.each(func(p []byte) { digester.Hash().Write(p) }) })
 	if unpack {
-		t = newTee()
-		go func() {
-			defer close(t.done)
-			t.layer, t.err = op.unpack(ctx, t, false)
-			t.stop()
-		}()
-	}
-	size, err := pump(ctx, w, r, t, strict)
-	b := &blob{}
-	if t != nil {
-		<-t.done
-		b.layer, b.failed = t.layer, t.err
-		defer func() {
-			if err != nil {
-				op.discard(ctx, b.layer)
+		files := t.branch()
+		beside.Go(func() {
+			defer files.each(func([]byte) {}) // what nobody wants any more
+			if b.layer, b.failed = op.unpack(ctx, files, false); b.failed != nil && strict {
+				close(failed)
 			}
-		}()
+		})
 	}
+	size, err := pump(ctx, w, r, t, failed)
+	beside.Wait()
+	defer func() {
+		if err != nil {
+			op.discard(ctx, b.layer)
+		}
+	}()
+	got := digester.Digest()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
@@ -65,19 +71,24 @@ func (op *operation) ingest(ctx context.Context, r io.Reader, unpack, strict boo
 		return nil, b.failed // says more than "unexpected EOF"
 	case err != nil:
 		return nil, err
-	case want.Digest != "" && want.Digest != w.Digest():
-		return nil, wrongDigest(want.Digest, w.Digest())
+	case want.Digest != "" && want.Digest != got:
+		return nil, wrongDigest(want.Digest, got)
 	}
-	b.desc = ocispec.Descriptor{Digest: w.Digest(), Size: size}
+	b.desc = ocispec.Descriptor{Digest: got, Size: size}
 	labels := map[string]string{}
 	if b.layer != nil {
 		if b.layer.packed == plain {
-			b.layer.diff = b.desc.Digest
+			b.layer.diff = got
 		} else {
 			labels["containerd.io/uncompressed"] = b.layer.diff.String()
 		}
 	}
-	if err := w.Commit(ctx, size, b.desc.Digest, content.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
+	if op.later {
+		if err := op.syncer.note(op, unsynced{Blobs: []digest.Digest{got}}); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Commit(ctx, size, got, content.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return nil, fmt.Errorf("store content: %w", err)
 	}
 	return b, nil
@@ -90,38 +101,32 @@ func (op *operation) abort(ctx context.Context, ref string) {
 	}
 }
 
-// chunkSize and chunks bound what the unpacker may lag behind: 4 MiB.
+// chunkSize and chunks bound what who is slowest may lag behind: 4 MiB.
 const (
 	chunkSize = 256 << 10
 	chunks    = 16
 )
 
-// pump copies r to w and, where there is one, to the tee.
-func pump(ctx context.Context, w io.Writer, r io.Reader, t *tee, strict bool) (size int64, err error) {
-	if t != nil {
-		defer func() { t.finish(err) }()
-	}
-	var buf []byte
+// pump copies r to w and to the branches of t, until the channel stop is closed.
+func pump(ctx context.Context, w io.Writer, r io.Reader, t *tee, stop <-chan struct{}) (size int64, err error) {
+	defer func() { t.finish(err) }()
 	for {
-		if err := ctx.Err(); err != nil {
-			return size, err
+		select {
+		case <-ctx.Done():
+			return size, ctx.Err()
+		case <-stop:
+			return size, context.Canceled
+		default:
 		}
-		if t != nil {
-			buf = t.buffer()
-		} else if buf == nil {
-			buf = make([]byte, chunkSize)
-		}
-		n, rerr := io.ReadFull(r, buf)
+		c := t.chunk()
+		n, rerr := io.ReadFull(r, c.b)
 		if n > 0 {
 			size += int64(n)
-			if _, err := w.Write(buf[:n]); err != nil {
+			t.send(c, n)
+			if _, err := w.Write(c.b[:n]); err != nil {
 				return size, fmt.Errorf("write content: %w", err)
 			}
-			if t != nil && !t.send(buf[:n]) && strict {
-				if <-t.done; t.err != nil {
-					return size, t.err
-				}
-			}
+			t.release(c)
 		}
 		// ReadFull says ErrUnexpectedEOF for a short last chunk; the reader
 		// itself says it for a stream that was cut off.
@@ -141,49 +146,55 @@ func atEOF(r io.Reader) bool {
 	return n == 0 && err == io.EOF
 }
 
-// tee carries chunks from the pump to the unpacker, who reads it as a stream.
+// tee carries chunks from the pump to several who read them as a stream, each as
+// fast as it can, with no copies.
 type tee struct {
-	free, full chan []byte
-	stopped    chan struct{} // the unpacker reads no more
-	done       chan struct{} // the unpacker has returned; layer and err are set
-	layer      *unpacked
-	err        error
+	free     chan *chunk
+	branches []*branch
+}
 
-	end  error // of the stream, set before full is closed
-	rest []byte
-	cur  []byte
+type chunk struct {
+	b     []byte
+	n     int
+	users atomic.Int32 // who still reads it; the pump is one
 }
 
 func newTee() *tee {
-	t := &tee{
-		free: make(chan []byte, chunks), full: make(chan []byte, chunks),
-		stopped: make(chan struct{}), done: make(chan struct{}),
-	}
+	t := &tee{free: make(chan *chunk, chunks)}
 	for range chunks {
 		t.free <- nil // made when first used: most blobs are small
 	}
 	return t
 }
 
-// buffer waits for a chunk to fill.
-func (t *tee) buffer() []byte {
-	select {
-	case b := <-t.free:
-		if b != nil {
-			return b
-		}
-	case <-t.stopped:
-	}
-	return make([]byte, chunkSize)
+// branch is a further reader; it must read to the end, by Read or each. To be
+// called before the first chunk.
+func (t *tee) branch() *branch {
+	b := &branch{t: t, full: make(chan *chunk, chunks)}
+	t.branches = append(t.branches, b)
+	return b
 }
 
-// send hands a filled chunk over; false says that nobody wants it any more.
-func (t *tee) send(b []byte) bool {
-	select {
-	case t.full <- b:
-		return true
-	case <-t.stopped:
-		return false
+// chunk waits for one to fill.
+func (t *tee) chunk() *chunk {
+	if c := <-t.free; c != nil {
+		return c
+	}
+	return &chunk{b: make([]byte, chunkSize)}
+}
+
+// send hands a filled chunk to the branches; the pump keeps it until it releases it.
+func (t *tee) send(c *chunk, n int) {
+	c.n = n
+	c.users.Store(int32(len(t.branches)) + 1)
+	for _, b := range t.branches {
+		b.full <- c // never full: it holds as many as there are
+	}
+}
+
+func (t *tee) release(c *chunk) {
+	if c.users.Add(-1) == 0 {
+		t.free <- c
 	}
 }
 
@@ -192,27 +203,49 @@ func (t *tee) finish(err error) {
 	if err == nil {
 		err = io.EOF
 	}
-	t.end = err
-	close(t.full)
+	for _, b := range t.branches {
+		b.end = err
+		close(b.full)
+	}
 }
 
-func (t *tee) stop() { close(t.stopped) }
+// branch is the stream as one of its readers sees it.
+type branch struct {
+	t    *tee
+	full chan *chunk
+	end  error // of the stream, set before full is closed
+	cur  *chunk
+	rest []byte
+}
 
-func (t *tee) Read(p []byte) (int, error) {
-	for len(t.rest) == 0 {
-		if t.cur != nil {
-			t.free <- t.cur[:chunkSize]
-			t.cur = nil
+func (b *branch) Read(p []byte) (int, error) {
+	for len(b.rest) == 0 {
+		if b.cur != nil {
+			b.t.release(b.cur)
+			b.cur = nil
 		}
-		b, ok := <-t.full
+		c, ok := <-b.full
 		if !ok {
-			return 0, t.end
+			return 0, b.end
 		}
-		t.cur, t.rest = b, b
+		b.cur, b.rest = c, c.b[:c.n]
 	}
-	n := copy(p, t.rest)
-	t.rest = t.rest[n:]
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
 	return n, nil
+}
+
+// each calls f with the rest of the stream.
+func (b *branch) each(f func([]byte)) {
+	if b.cur != nil {
+		f(b.rest)
+		b.t.release(b.cur)
+		b.cur, b.rest = nil, nil
+	}
+	for c := range b.full {
+		f(c.b[:c.n])
+		b.t.release(c)
+	}
 }
 
 var errEmpty = errors.New("the archive is empty")

@@ -33,6 +33,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, report func(string)) ([]I
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	defer op.end(ctx)
+	op.later = true
 
 	images, err := op.load(ctx, r, report)
 	if err != nil {

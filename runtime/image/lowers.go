@@ -87,6 +87,13 @@ func (s *Store) pin(ctx context.Context, id digest.Digest) ([]mount.Mount, error
 	if err != nil {
 		return nil, err
 	}
+	if waited, err := s.onDisk(ctx, res.top); err != nil {
+		return nil, err
+	} else if waited { // it may have had to go
+		if res, err = s.byID(ctx, id); err != nil {
+			return nil, err
+		}
+	}
 	// The label makes it a root: nothing refers to a view.
 	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
 	mounts, err := s.snaps.View(ctx, viewKey(id), res.top, root)
@@ -102,6 +109,22 @@ func (s *Store) pin(ctx context.Context, id digest.Digest) ([]mount.Mount, error
 		return nil, err
 	}
 	return s.snaps.View(ctx, viewKey(id), res.top, root)
+}
+
+// onDisk waits until a snapshot and those below it are on the disk, and says
+// whether it had to.
+func (s *Store) onDisk(ctx context.Context, name string) (waited bool, err error) {
+	if name == "" || s.syncer.idle() {
+		return false, nil
+	}
+	chain, err := s.chainOf(ctx, name)
+	switch {
+	case errdefs.IsNotFound(err):
+		return false, nil // it will be made anew
+	case err != nil:
+		return false, err
+	}
+	return true, s.syncer.wait(ctx, chain)
 }
 
 // Release lets go of an image that no container uses any more. Releasing one

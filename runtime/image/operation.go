@@ -23,6 +23,8 @@ type operation struct {
 	*Store
 	lease leases.Lease
 	keys  atomic.Int64
+	// later says that nobody waits for the disk: see syncer.
+	later bool
 }
 
 // begin starts an operation; the context it gives back carries the lease.
@@ -39,6 +41,7 @@ func (s *Store) begin(ctx context.Context) (context.Context, *operation, error) 
 // end gives the lease back. An operation that published its images has done so
 // already.
 func (op *operation) end(ctx context.Context) {
+	op.syncer.end(op)
 	// The caller may have gone; the lease must not stay.
 	ctx = context.WithoutCancel(ctx)
 	if err := op.leases.Delete(ctx, op.lease); err != nil && !errdefs.IsNotFound(err) {

@@ -114,6 +114,7 @@ func (s *Store) pull(ctx context.Context, p *puller) (Pulled, error) {
 		return out, err
 	}
 	defer op.end(opctx)
+	op.later = true
 	p.operation = op
 	if _, err := p.read(opctx, &desc); err != nil { // what kind it is, too
 		return out, err

@@ -66,12 +66,15 @@ type Store struct {
 
 	bolt    *bolt.DB
 	db      *metadata.DB
+	blobs   content.Store // below the metadata
 	content content.Store
 	snaps   snapshots.Snapshotter
 	backend snapshots.Snapshotter // below the metadata; closed by us
 	meta    *storage.MetaStore    // backend's own database
 	images  images.Store
 	leases  leases.Manager
+	disk    disks
+	syncer  *syncer
 
 	// changes counts the writes to the database; what was read before a write
 	// is read again after it.
@@ -138,13 +141,16 @@ func boltOptions() *bolt.Options {
 func (s *Store) assemble(ctx context.Context) error {
 	// Nobody writes yet, so what is half written was so when a process died. The
 	// library finds such directories by a file in them, which may be missing.
-	if err := os.RemoveAll(filepath.Join(s.dir, "content", "ingest")); err != nil {
-		return err
+	for _, dir := range []string{"ingest", arriving} {
+		if err := os.RemoveAll(filepath.Join(s.dir, "content", dir)); err != nil {
+			return err
+		}
 	}
 	blobs, err := local.NewStore(filepath.Join(s.dir, "content"))
 	if err != nil {
 		return err
 	}
+	s.blobs = layerBlobs{blobs, filepath.Join(s.dir, "content")}
 	snapDir := filepath.Join(s.dir, "snapshots")
 	if err := os.MkdirAll(snapDir, 0o700); err != nil {
 		return err
@@ -164,7 +170,7 @@ func (s *Store) assemble(ctx context.Context) error {
 	if err := strayAside(ctx, meta, filepath.Join(snapDir, "snapshots")); err != nil {
 		return err
 	}
-	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
+	s.db = metadata.NewDB(s.bolt, s.blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
 	if err := s.db.Init(ctx); err != nil {
 		return err
 	}
@@ -173,6 +179,15 @@ func (s *Store) assemble(ctx context.Context) error {
 	s.snaps = s.db.Snapshotter(snapshotterName)
 	s.images = metadata.NewImageStore(s.db)
 	s.leases = metadata.NewLeaseManager(s.db)
+	if s.disk, err = openDisks(filepath.Join(s.dir, "content"), snapDir); err != nil {
+		return err
+	}
+	if s.syncer, err = s.openSyncer(); err != nil {
+		return err
+	}
+	if err := s.recover(ctx); err != nil {
+		return err
+	}
 	return s.dropStaleLeases(ctx)
 }
 
@@ -224,9 +239,14 @@ func (s *Store) dropStaleLeases(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the use of the store. No other method may run or be called.
+// Close ends the use of the store, with all of it on the disk. No other method may
+// run or be called.
 func (s *Store) Close() error {
 	var errs []error
+	if s.syncer != nil {
+		s.syncer.close()
+	}
+	s.disk.close()
 	if s.backend != nil {
 		errs = append(errs, s.backend.Close())
 	}

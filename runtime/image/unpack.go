@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"strings"
 
@@ -21,7 +20,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // layerSnapshot is the name of the snapshot of a chain of layers. BuildKit
@@ -45,22 +43,11 @@ type unpacked struct {
 	applied applied
 }
 
-// unpack unpacks the layer stream r, which may be compressed. It computes the
-// digest of the uncompressed stream, unless that is r itself and the caller has
-// one who hashes r anyway (hash false): then diff is empty.
+// unpack unpacks the layer stream r, which may be compressed, into a snapshot of
+// its own. With hash false the caller has one who hashes r anyway: then there is
+// no digest of a stream that is not compressed.
 func (op *operation) unpack(ctx context.Context, r io.Reader, hash bool) (_ *unpacked, err error) {
-	br := bufio.NewReaderSize(r, 64<<10)
-	packed, err := sniff(br)
-	if err != nil {
-		return nil, err
-	}
-	tarball, err := decompress(br, packed)
-	if err != nil {
-		return nil, classed(errdefs.ErrInvalidArgument, "the archive is damaged at its start: %w", err)
-	}
-	defer tarball.Close()
-
-	u := &unpacked{key: op.key("layer"), packed: packed}
+	u := &unpacked{key: op.key("layer")}
 	mounts, err := op.snaps.Prepare(ctx, u.key, "")
 	if err != nil {
 		return nil, fmt.Errorf("prepare a snapshot: %w", err)
@@ -75,6 +62,22 @@ func (op *operation) unpack(ctx context.Context, r io.Reader, hash bool) (_ *unp
 		return nil, err
 	}
 	u.dir = lower[0]
+	return u, u.read(ctx, r, hash)
+}
+
+// read unpacks the layer stream r into u's directory.
+func (u *unpacked) read(ctx context.Context, r io.Reader, hash bool) error {
+	br := bufio.NewReaderSize(r, 4<<10) // files are read past it
+	packed, err := sniff(br)
+	if err != nil {
+		return err
+	}
+	tarball, err := decompress(br, packed)
+	if err != nil {
+		return classed(errdefs.ErrInvalidArgument, "the archive is damaged at its start: %w", err)
+	}
+	defer tarball.Close()
+	u.packed = packed
 
 	var in io.Reader = tarball
 	digester := digest.Canonical.Digester()
@@ -82,17 +85,17 @@ func (op *operation) unpack(ctx context.Context, r io.Reader, hash bool) (_ *unp
 		in = io.TeeReader(tarball, digester.Hash())
 	}
 	if u.applied, err = apply(ctx, u.dir, in); err != nil {
-		return nil, err
+		return err
 	}
 	// What follows the compressed stream counts for the digest of the blob.
 	tarball.Close()
 	if _, err := io.Copy(io.Discard, br); err != nil {
-		return nil, err
+		return err
 	}
 	if in != io.Reader(tarball) {
 		u.diff = digester.Digest()
 	}
-	return u, nil
+	return nil
 }
 
 // discard gives up an unpacked layer; its files go with the next collection.
@@ -133,7 +136,7 @@ func (op *operation) chain(ctx context.Context, layers []ocispec.Descriptor, dif
 		}
 		return "", err
 	}
-	if err := syncLayers(missing); err != nil {
+	if err := op.settle(missing, names[have:], layers[have:]); err != nil {
 		return "", err
 	}
 	for i := have; i < len(names); i++ {
@@ -293,20 +296,18 @@ func (s *Store) lowerDirs(mounts []mount.Mount) ([]string, error) {
 	return nil, fmt.Errorf("the snapshotter's mount of type %q has no lower directories", m.Type)
 }
 
-// syncLayers brings unpacked files to the disk before a snapshot is called
-// whole: after a power cut, too, a listed image has all its bytes. All layers
-// lie on one file system, so one call serves all.
-func syncLayers(us []*unpacked) error {
+// settle sees to it that layers are on the disk, or are noted to be brought there,
+// before their snapshots are called whole.
+func (op *operation) settle(us []*unpacked, names []string, layers []ocispec.Descriptor) error {
 	if len(us) == 0 {
 		return nil
 	}
-	f, err := os.Open(us[0].dir)
-	if err != nil {
-		return err
+	if !op.later {
+		return op.disk.sync()
 	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", us[0].dir, err)
+	var u unsynced
+	for i := range us {
+		u.Layers = append(u.Layers, unsyncedLayer{Snapshot: names[i], Blob: layers[i].Digest, Diff: us[i].diff})
 	}
-	return nil
+	return op.syncer.note(op, u)
 }
