@@ -24,7 +24,7 @@ func BenchmarkLoad(b *testing.B) {
 // BenchmarkConforms is the part of Load that stands in for compiling the JSON
 // schema.
 func BenchmarkConforms(b *testing.B) {
-	in, err := open(Source{WorkDir: project(b, threeServices)})
+	in, err := open(b.Context(), Source{WorkDir: project(b, threeServices)})
 	if err != nil {
 		b.Fatal(err)
 	}

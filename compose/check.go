@@ -28,6 +28,9 @@ func check(p *Project, l *locator) error {
 			names[s.ContainerName] = name
 		}
 	}
+	if err := checkExtensions(p, l); err != nil {
+		return err
+	}
 	_, err := NewGraph(p)
 	var e *Error
 	if errors.As(err, &e) {
@@ -89,7 +92,7 @@ func checkService(p *Project, s Service, l *locator) error {
 	if f := float64(s.CPUS); math.IsNaN(f) || math.IsInf(f, 0) || f < 0 {
 		return l.at(invalid(object+".cpus", fmt.Sprintf("%v is no number of processors", f), "write a number such as 0.5"), "services", s.Name, "cpus")
 	}
-	return nil
+	return checkUpdates(s, l)
 }
 
 func invalid(object, cause, next string) *Error {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 )
 
 // Hash is what counts as changed in a service: two services with the same hash
@@ -36,6 +37,7 @@ func HashIn(p *Project, s Service) string {
 }
 
 func hashService(w io.Writer, s Service) {
+	s = Effective(s)
 	s.Build = nil
 	s.PullPolicy = ""
 	s.PullRefreshAfter = ""
@@ -55,6 +57,147 @@ func hashService(w io.Writer, s Service) {
 		s.Deploy = &d
 	}
 	hashJSON(w, "service "+s.Name, s)
+}
+
+// Parts of a container that can be changed while it runs. What they do not
+// cover is [PartContainer]: another one needs a new container. Each network a
+// service is on is a part of its own, [PartNetwork] and its key: a network can
+// be joined and left, while how a container is on one it stays on is settled.
+const (
+	PartContainer = "container"
+	PartResources = "resources"
+	PartRestart   = "restart"
+	PartPorts     = "ports"
+	PartAliases   = "aliases"
+	PartNetwork   = "network:"
+)
+
+// Parts takes HashIn apart: part → hash of what a service says of it. A part
+// of which nothing is said is left out.
+func Parts(p *Project, s Service) map[string]string {
+	all := map[string]string{}
+	say := func(part string, v, unsaid any) {
+		if !reflect.DeepEqual(v, unsaid) {
+			all[part] = short(hashOf(part, v))
+		}
+	}
+	fixed, limits := withoutLimits(s)
+	say(PartResources, limits, resourceFields{})
+	g, _ := GantryOf(s) // what it says wrong was refused when the project was loaded
+	restart := restartFields{Restart: fixed.Restart, OnUnhealthy: g.OnUnhealthy}
+	if fixed.Deploy != nil {
+		restart.Policy = fixed.Deploy.RestartPolicy
+		d := *fixed.Deploy
+		d.RestartPolicy = nil
+		fixed.Deploy = &d
+	}
+	fixed.Restart = ""
+	say(PartRestart, restart, restartFields{})
+	if ports := portFields(fixed.Ports, g.Sticky); len(ports) > 0 {
+		say(PartPorts, ports, nil)
+	}
+	fixed.Ports = nil
+	if s.MacAddress == "" { // which goes to the first of the networks, whichever that is
+		aliases := map[string][]string{}
+		for key, n := range s.Networks {
+			var on ServiceNetwork
+			if n != nil {
+				on = *n
+			}
+			if len(on.Aliases) > 0 {
+				aliases[key] = on.Aliases
+			}
+			on.Aliases = nil
+			all[PartNetwork+key] = short(hashOf("on network", on))
+		}
+		say(PartAliases, aliases, map[string][]string{})
+		fixed.Networks = nil
+		if len(s.Networks) == 0 && s.NetworkMode == "" {
+			all[PartNetwork+"default"] = short(hashOf("on network", ServiceNetwork{}))
+		}
+	}
+	all[PartContainer] = short(HashIn(p, withoutSteering(fixed)))
+	return all
+}
+
+// withoutSteering takes out what steers gantry, or a scheduler that it is not,
+// and what Windows alone knows: nothing of it is in a container.
+func withoutSteering(s Service) Service {
+	s.CPUCount, s.CPUPercent, s.Isolation = 0, 0, ""
+	if s.Deploy == nil {
+		return s
+	}
+	d := *s.Deploy
+	d.Replicas, d.UpdateConfig, d.RollbackConfig, d.Extensions = nil, nil, nil, nil
+	d.Mode, d.Labels, d.Placement = "", nil, Placement{}
+	if s.Deploy = &d; reflect.DeepEqual(d, Deploy{}) {
+		s.Deploy = nil
+	}
+	return s
+}
+
+// short is enough of a hash to tell the few values of one part apart.
+func short(hash string) string { return hash[:12] }
+
+// resourceFields are the limits that a live container can be given.
+type resourceFields struct {
+	CPUS, LimitCPUs                                      float32
+	CPUShares, CPUQuota, CPUPeriod, PidsLimit, LimitPids int64
+	CPUSet                                               string
+	Memory, Swap, Reservation, LimitMemory, LowMemory    UnitBytes
+}
+
+// withoutLimits takes the limits out of a service.
+func withoutLimits(s Service) (Service, resourceFields) {
+	f := resourceFields{CPUS: s.CPUS, CPUShares: s.CPUShares, CPUQuota: s.CPUQuota, CPUPeriod: s.CPUPeriod, CPUSet: s.CPUSet,
+		PidsLimit: s.PidsLimit, Memory: s.MemLimit, Swap: s.MemSwapLimit, Reservation: s.MemReservation}
+	s.CPUS, s.CPUShares, s.CPUQuota, s.CPUPeriod, s.CPUSet, s.PidsLimit = 0, 0, 0, 0, "", 0
+	s.MemLimit, s.MemSwapLimit, s.MemReservation = 0, 0, 0
+	if s.Deploy == nil {
+		return s, f
+	}
+	d := *s.Deploy
+	if l := d.Resources.Limits; l != nil {
+		rest := *l
+		f.LimitCPUs, f.LimitMemory, f.LimitPids = float32(l.NanoCPUs), l.MemoryBytes, l.Pids
+		rest.NanoCPUs, rest.MemoryBytes, rest.Pids, rest.Extensions = 0, 0, 0, nil
+		d.Resources.Limits = &rest
+		if reflect.DeepEqual(rest, Resource{}) {
+			d.Resources.Limits = nil
+		}
+	}
+	if l := d.Resources.Reservations; l != nil {
+		rest := *l
+		f.LowMemory = l.MemoryBytes
+		rest.NanoCPUs, rest.MemoryBytes, rest.Extensions = 0, 0, nil // processors are not reserved here
+		d.Resources.Reservations = &rest
+		if reflect.DeepEqual(rest, Resource{}) {
+			d.Resources.Reservations = nil
+		}
+	}
+	d.Resources.Extensions = nil
+	s.Deploy = &d
+	return s, f
+}
+
+type restartFields struct {
+	Restart     string
+	OnUnhealthy string
+	Policy      *DeployRestart
+}
+
+// portField is what of a port has an effect: not what it is called.
+type portField struct {
+	HostIP, Published, Protocol, Sticky string
+	Target                              uint32
+}
+
+func portFields(ports []ServicePort, sticky string) []portField {
+	var all []portField
+	for _, p := range ports {
+		all = append(all, portField{p.HostIP, p.Published, p.Protocol, sticky, p.Target})
+	}
+	return all
 }
 
 // HashNetwork is what counts as changed in a network.

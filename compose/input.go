@@ -34,8 +34,10 @@ type input struct {
 	projectDir string        // where relative paths of the project start
 	env        types.Mapping // what ${…} sees
 	files      []types.ConfigFile
-	name       string // "" when only a `name:` in the files can say
-	nameSaid   bool   // the name was asked for, by -p or COMPOSE_PROJECT_NAME
+	name       string          // "" when only a `name:` in the files can say
+	nameSaid   bool            // the name was asked for, by -p or COMPOSE_PROJECT_NAME, or is a copy's
+	instance   string          // which copy; "": the project itself
+	ownNames   map[string]bool // values that a copy's name is part of already
 	profiles   []string
 	warned     map[string]bool
 	// doubted: what the merged model does not show must be validated, too: the
@@ -47,14 +49,13 @@ type input struct {
 // `docker compose`: the caller's environment wins over .env files; the .env of
 // the working directory may name the compose files (COMPOSE_FILE); then the
 // .env beside the first of these is read as well.
-func open(src Source) (*input, error) {
+func open(ctx context.Context, src Source) (*input, error) {
 	in, paths, err := prepare(src)
 	if err != nil {
 		return nil, err
 	}
 	if len(paths) == 0 {
-		return nil, &Error{Cause: fmt.Sprintf("no compose file in %s or above it", in.workDir),
-			Next: "write a compose.yaml or name a file with -f", class: errdefs.ErrNotFound}
+		return nil, in.noFile()
 	}
 	for _, p := range paths {
 		f, err := in.read(p)
@@ -66,12 +67,17 @@ func open(src Source) (*input, error) {
 	if err := in.nameProject(); err != nil {
 		return nil, err
 	}
-	return in, nil
+	return in, in.nameCopy(ctx)
+}
+
+func (in *input) noFile() error {
+	return &Error{Cause: fmt.Sprintf("no compose file in %s or above it", in.workDir),
+		Next: "write a compose.yaml or name a file with -f", class: errdefs.ErrNotFound}
 }
 
 // prepare is open up to the paths of the files, of which there may be none.
 func prepare(src Source) (*input, []string, error) {
-	in := &input{src: src, env: types.Mapping{}, warned: map[string]bool{}}
+	in := &input{src: src, env: types.Mapping{}, warned: map[string]bool{}, ownNames: map[string]bool{}}
 	dir, err := filepath.Abs(src.WorkDir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the working directory: %w", err)
@@ -125,7 +131,7 @@ func (in *input) abs(path string) string {
 // file, else the caller's.
 func (in *input) dir(paths []string) string {
 	if in.src.ProjectDir != "" {
-		return in.abs(in.src.ProjectDir)
+		return filepath.Clean(in.abs(in.src.ProjectDir))
 	}
 	for _, p := range paths {
 		if p != "-" {
@@ -361,7 +367,7 @@ func (in *input) substitute(text string, lookup template.Mapping) (string, error
 	if !strings.Contains(text, "$") {
 		return text, nil
 	}
-	return template.SubstituteWithOptions(text, lookup, template.WithoutLogging,
+	value, err := template.SubstituteWithOptions(text, lookup, template.WithoutLogging,
 		template.WithReplacementFunction(func(ref string, lookup template.Mapping, c *template.Config) (string, error) {
 			if m := plainVariable.FindStringSubmatch(ref); m != nil {
 				if _, ok := lookup(m[1]); !ok {
@@ -370,6 +376,10 @@ func (in *input) substitute(text string, lookup template.Mapping) (string, error
 			}
 			return template.DefaultReplacementFunc(ref, lookup, c)
 		}))
+	if err == nil && in.instance != "" && readsName.MatchString(text) {
+		in.ownNames[value] = true
+	}
+	return value, err
 }
 
 var plainVariable = regexp.MustCompile(`^\$\{?([_a-zA-Z][_a-zA-Z0-9]*)\}?$`)

@@ -31,6 +31,9 @@ type Source struct {
 	ProjectName string   // -p; "": COMPOSE_PROJECT_NAME, `name:`, the directory's name
 	Profiles    []string // --profile; none: COMPOSE_PROFILES; "*" enables all
 	EnvFiles    []string // --env-file; none: COMPOSE_ENV_FILES, else .env
+	// Instance asks for a copy of the project: its name, or [AutoInstance];
+	// "": GANTRY_INSTANCE, else the project itself.
+	Instance string
 
 	// Services restricts the project to these and what they depend on; none
 	// means all. A service named here is enabled whatever its profiles say.
@@ -52,6 +55,9 @@ type Source struct {
 
 	// Warn receives what is odd but no error, a line each; nil drops it.
 	Warn func(string)
+	// Said receives what a copy has otherwise than its files say, a line each;
+	// nil drops it.
+	Said func(string)
 }
 
 // Load reads a project. What it returns is self-contained: env files are
@@ -65,7 +71,7 @@ func Load(ctx context.Context, src Source) (*Project, error) {
 		return nil, &Error{Cause: "a project without interpolation has no values of the right type",
 			Next: "render its model instead", class: errdefs.ErrInvalidArgument}
 	}
-	in, err := open(src)
+	in, err := open(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +79,11 @@ func Load(ctx context.Context, src Source) (*Project, error) {
 	if err != nil {
 		return nil, in.explain(ctx, err)
 	}
+	whole := p
 	if p, err = in.selected(p); err != nil {
+		return nil, err
+	}
+	if err := in.separate(p, whole); err != nil {
 		return nil, err
 	}
 	if !src.NoEnvResolution {
@@ -86,7 +96,7 @@ func Load(ctx context.Context, src Source) (*Project, error) {
 			return nil, err
 		}
 	}
-	return p, nil
+	return p, publishAsSaid(p)
 }
 
 // Settings are the COMPOSE_ variables that stand in the project's .env files
@@ -119,7 +129,7 @@ func Settings(src Source) map[string]string {
 // LoadModel reads a project as the tree its merged files make, for rendering
 // without interpolation.
 func LoadModel(ctx context.Context, src Source) (map[string]any, error) {
-	in, err := open(src)
+	in, err := open(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +139,17 @@ func LoadModel(ctx context.Context, src Source) (map[string]any, error) {
 	}
 	delete(model, "version")
 	return model, nil
+}
+
+// Place is the project's directory, by which it is known besides its name: the
+// WorkingDir that Load would give.
+func Place(src Source) (string, error) {
+	src.Warn = nil
+	in, _, err := prepare(src)
+	if err != nil {
+		return "", err
+	}
+	return in.projectDir, nil
 }
 
 // ProjectName derives the name of the project without loading it, for commands
@@ -142,31 +163,23 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 	if err := in.nameProject(); err != nil {
 		return "", err
 	}
-	if in.nameSaid {
-		return in.name, nil
-	}
-	for _, path := range paths {
-		f, err := in.read(path)
-		if err != nil {
+	if !in.nameSaid {
+		for _, path := range paths {
+			f, err := in.read(path)
+			if err != nil {
+				return "", err
+			}
+			in.files = append(in.files, f)
+		}
+		in.name = ""
+		if err := in.nameProject(); err != nil {
 			return "", err
 		}
-		in.files = append(in.files, f)
 	}
-	in.name = ""
-	if err := in.nameProject(); err != nil {
+	if err := in.nameCopy(ctx); err != nil {
 		return "", err
 	}
-	if in.name == "" && len(in.files) > 0 {
-		_, details, err := in.merge(ctx, false)
-		if err != nil {
-			return "", in.explain(ctx, err)
-		}
-		return loader.NormalizeProjectName(details.Environment["COMPOSE_PROJECT_NAME"]), nil
-	}
-	if in.name == "" {
-		return "", errNoName
-	}
-	return in.name, nil
+	return in.baseName(ctx)
 }
 
 // model has compose-go merge the files into one canonical tree.
@@ -298,5 +311,5 @@ func recovered(err *error) {
 	}
 }
 
-var errNoName = &Error{Object: "name", Cause: "the project has no name",
+var errNoName = &Error{Object: "name", Cause: "the project has no name: there is nothing in its directory's that can be part of one",
 	Next: "give one with -p or a `name:` in the compose file", class: errdefs.ErrInvalidArgument}

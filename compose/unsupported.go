@@ -30,6 +30,10 @@ func Unsupported(p *Project) []error {
 			refuseRuntime, refuseNamespaces, refuseNetworking, refuseStorage, refuseSecurity, refuseLifecycle, refuseLogging} {
 			part(r, s)
 		}
+		for _, key := range sortedKeys(s.Networks) {
+			vip := s.Deploy != nil && s.Deploy.EndpointMode == "vip"
+			r.service(s, vip && p.Networks[key].Driver == "macvlan", "deploy.endpoint_mode", "vip is not possible on network "+key+", a macvlan, whose containers talk past this machine; use dnsrr")
+		}
 	}
 	for _, name := range p.NetworkNames() {
 		refuseNetwork(r, name, p.Networks[name])
@@ -132,6 +136,10 @@ func refuseNetworking(r *refusals, s Service) {
 		}
 		r.service(s, len(n.LinkLocalIPs) > 0, at+"link_local_ips", "link-local addresses are not supported yet")
 		r.service(s, !n.ServiceNameAliasEnabled(), at+"use_service_name_alias", "leaving out the service's name is not supported yet")
+	}
+	if s.Deploy != nil {
+		mode := s.Deploy.EndpointMode
+		r.service(s, !slices.Contains([]string{"", "vip", "dnsrr"}, mode), "deploy.endpoint_mode", fmt.Sprintf("%q is no endpoint mode (vip, dnsrr)", mode))
 	}
 	for _, p := range s.Ports {
 		r.service(s, p.Protocol != "" && p.Protocol != "tcp" && p.Protocol != "udp", "ports", fmt.Sprintf("protocol %q is not supported yet (only tcp, udp)", p.Protocol))
@@ -297,15 +305,8 @@ func Notes(p *Project) []string {
 		if d := s.Deploy; d != nil {
 			const swarm = "it is for a cluster"
 			note(d.Mode != "" && d.Mode != "replicated", "deploy.mode", swarm)
-			note(d.EndpointMode != "", "deploy.endpoint_mode", swarm)
 			note(len(d.Labels) > 0, "deploy.labels", "it labels a cluster's services; labels does containers")
-			note(d.UpdateConfig != nil, "deploy.update_config", "updates do not roll out step by step yet")
-			note(d.RollbackConfig != nil, "deploy.rollback_config", "updates are not rolled back yet")
 			note(len(d.Placement.Constraints)+len(d.Placement.Preferences) > 0 || d.Placement.MaxReplicas > 0, "deploy.placement", swarm)
-			if r := d.RestartPolicy; r != nil {
-				note(r.Delay != nil, "deploy.restart_policy.delay", "restarts wait longer each time")
-				note(r.Window != nil, "deploy.restart_policy.window", swarm)
-			}
 			if r := d.Resources.Reservations; r != nil {
 				note(r.NanoCPUs != 0, "deploy.resources.reservations.cpus", swarm)
 				note(len(r.GenericResources) > 0, "deploy.resources.reservations.generic_resources", swarm)
