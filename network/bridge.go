@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -62,6 +64,9 @@ func (f *Fabric) makeBridge(ctx context.Context, l *lan) error {
 	l.index = index
 	local := l.local
 	f.mu.Unlock()
+	if err := f.setVirtuals([]*lan{l}); err != nil {
+		return err
+	}
 	if local {
 		return writeSysctl("net/ipv4/conf/"+l.Bridge+"/route_localnet", "1")
 	}
@@ -87,7 +92,7 @@ func (f *Fabric) join(l *lan) error {
 	joined, joined6 := f.joined, f.joined6 || !six
 	f.mu.Unlock()
 	if !joined {
-		if err := joinHost(ipv4(), f.tag); err != nil {
+		if err := f.joinAs(ipv4()); err != nil {
 			return err
 		}
 		f.mu.Lock()
@@ -95,7 +100,7 @@ func (f *Fabric) join(l *lan) error {
 		f.mu.Unlock()
 	}
 	if !joined6 {
-		if err := joinHost(ipv6(), f.tag); err != nil {
+		if err := f.joinAs(ipv6()); err != nil {
 			return fmt.Errorf("IPv6: %w", err)
 		}
 		f.mu.Lock()
@@ -112,6 +117,19 @@ func (f *Fabric) join(l *lan) error {
 	return err
 }
 
+// joinAs is joinHost for this instance. That it stands in the guard is kept in a
+// file: should the guard be deleted, forwarding would go on without one.
+func (f *Fabric) joinAs(k family) error {
+	path := filepath.Join(f.run, k.guardFile)
+	_, err := os.Stat(path)
+	was := err == nil
+	guards, err := joinHost(k, f.tag, was)
+	if err == nil && guards && !was {
+		err = os.WriteFile(path, nil, 0o600)
+	}
+	return err
+}
+
 // leave undoes join where no network needs it any more.
 func (f *Fabric) leave(four, six bool) (err error) {
 	f.mu.Lock()
@@ -122,6 +140,11 @@ func (f *Fabric) leave(four, six bool) (err error) {
 	}
 	if six {
 		err = errors.Join(err, leaveHost(ipv6(), f.tag))
+	}
+	for k, left := range map[string]bool{ipv4().guardFile: four, ipv6().guardFile: six} {
+		if left {
+			err = errors.Join(err, removeFile(filepath.Join(f.run, k)))
+		}
 	}
 	return err
 }

@@ -203,7 +203,7 @@ func TestOwnNames(t *testing.T) {
 	}
 	// A new view and a new state are seen by the next query.
 	d.update("w1", view{Networks: []string{"f"}})
-	d.o.Names.state("w2", true, true)
+	d.o.Names.state("w2", isReady)
 	if got := short(b.ask(t, "udp", "web", dns.TypeA)); got != "NOERROR aa 10.0.0.2 10.0.0.3" {
 		t.Errorf("after changes: %s", got)
 	}
@@ -424,7 +424,7 @@ func TestSizes(t *testing.T) {
 	checkLeaks(t)
 	n := newNames()
 	for i := range 100 {
-		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{"web"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Running: true, Ready: true}})
+		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{"web"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Standing: isReady}})
 	}
 	d := newDNS(dnsOptions{Names: n, Upstreams: func() []netip.AddrPort { return nil }})
 	defer d.Close()
@@ -507,7 +507,7 @@ func TestHoldAndPause(t *testing.T) {
 	resume = d.pause()
 	d.update("c", view{Networks: []string{"f"}})
 	none("in a pause")
-	d.o.Names.set("w", []entry{{NetworkID: "f", Names: []string{"web"}, Addr: addr("10.0.0.2"), Running: true}})
+	d.o.Names.set("w", []entry{{NetworkID: "f", Names: []string{"web"}, Addr: addr("10.0.0.2"), Standing: isRunning}})
 	resume()
 	resume()
 	for range 2 {

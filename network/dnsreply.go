@@ -114,7 +114,7 @@ func (s *dnsSandbox) addresses(name string, v *view) (addrs []netip.Addr, known 
 	if target, linked := v.Links[name]; linked {
 		name = target
 	}
-	if addrs, known := s.o.Names.Lookup(name, v.Networks); known {
+	if addrs, known := s.o.Names.lookup(s.id, name, v.Networks); known {
 		return addrs, true
 	}
 	switch {

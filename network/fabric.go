@@ -51,8 +51,12 @@ type Fabric struct {
 	order     int                      // counts attachments
 	localnet  []string                 // bridges to set route_localnet on
 	stale     []flow                   // to be forgotten
+	peers     map[int]bool             // indexes of the sandboxes' links on the host
+	readdress []*lan                   // whose bridges have other virtual addresses now
 
-	lock  *os.File // RUN/network.lock: one fabric per directory
+	watch *watch
+	quit  chan struct{} // closed by Close
+	lock  *os.File      // RUN/network.lock: one fabric per directory
 	tasks sync.WaitGroup
 }
 
@@ -80,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		root: o.Root, run: o.Run, tag: tagOf(o.Instance), log: o.Log,
 		sockets: o.Sockets, pools: o.Pools, local: localPrefix(o.Instance),
 		names: newNames(), entry: make(chan struct{}, max(4, 2*runtime.GOMAXPROCS(0))),
-		lans: map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{}, leaving: map[string]chan struct{}{},
+		lans: map[string]*lan{}, sandboxes: map[string]*sandbox{}, groups: map[string]*group{}, peers: map[int]bool{}, quit: make(chan struct{}), leaving: map[string]chan struct{}{},
 	}
 	if err := os.MkdirAll(filepath.Join(f.run, "netns"), 0o711); err != nil {
 		return nil, fmt.Errorf("open network: %w", err)
@@ -126,6 +130,8 @@ func tagOf(instance string) string {
 // [Sockets]. Only if nothing is attached does the default network's bridge go,
 // and with the last bridge every trace in the host's firewall.
 func (f *Fabric) Close() error {
+	close(f.quit)
+	f.stopWatch()
 	var err error
 	if l, e := f.find(DefaultNetwork); e == nil && len(f.Attached(l.ID)) == 0 {
 		err = f.unmake(context.Background(), l)

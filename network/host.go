@@ -82,23 +82,25 @@ func ofKind(key expr.MetaKey, kind string) []expr.Any {
 
 // joinHost lets packets of this instance be forwarded. The caller holds the
 // machine's lock.
-func joinHost(k family, tag string) error {
+// was says that this instance stood in the guard before: then forwarding is on
+// because of us, and no reason to do without one.
+func joinHost(k family, tag string, was bool) (guards bool, _ error) {
 	on, err := os.ReadFile("/proc/sys/" + k.forwarding)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", k.forwarding, err)
+		return false, fmt.Errorf("read %s: %w", k.forwarding, err)
 	}
 	c, err := dialNFT()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.CloseLasting()
 	forwards := strings.TrimSpace(string(on)) != "0"
 	guarded, err := hasTable(c, k.nft, guardName)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if forwards && !guarded {
-		return acceptInDockerUser(c, k, bridgePrefix+tag)
+	if forwards && !guarded && !was {
+		return false, acceptInDockerUser(c, k, bridgePrefix+tag)
 	}
 	t, set := k.guardTable(), k.guardSet(0)
 	var listening []string
@@ -106,17 +108,17 @@ func joinHost(k family, tag string) error {
 		set = k.guardSet(1)
 		c.AddTable(t)
 		if err := c.AddSet(set, nil); err != nil {
-			return err
+			return false, err
 		}
 		if k.nft == nftables.TableFamilyIPv6 {
 			listening = listeners()
 			ra := k.listeners(2)
 			if err := c.AddSet(ra, nil); err != nil {
-				return err
+				return false, err
 			}
 			for _, l := range listening {
 				if err := c.SetAddElements(ra, []nftables.SetElement{{Key: []byte(ifnameKey(l))}}); err != nil {
-					return err
+					return false, err
 				}
 			}
 		}
@@ -133,22 +135,22 @@ func joinHost(k family, tag string) error {
 		}
 	}
 	if err := c.SetAddElements(set, []nftables.SetElement{{Key: []byte(ifnameKey(tag))}}); err != nil {
-		return err
+		return false, err
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write nftables table %s: %w", guardName, err)
+		return false, fmt.Errorf("write nftables table %s: %w", guardName, err)
 	}
 	if !forwards {
 		for _, l := range listening {
 			if err := writeSysctl("net/ipv6/conf/"+l+"/accept_ra", "2"); err != nil {
-				return fmt.Errorf("keep %s listening to routers: %w", l, err)
+				return false, fmt.Errorf("keep %s listening to routers: %w", l, err)
 			}
 		}
 		if err := writeSysctl(k.forwarding, "1"); err != nil {
-			return fmt.Errorf("switch forwarding on: %w", err)
+			return false, fmt.Errorf("switch forwarding on: %w", err)
 		}
 	}
-	return acceptInDockerUser(c, k, bridgePrefix+tag)
+	return true, acceptInDockerUser(c, k, bridgePrefix+tag)
 }
 
 // listeners are the links that take routes from routers' messages.

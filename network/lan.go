@@ -440,7 +440,7 @@ func (f *Fabric) Attached(network string) []EndpointInfo {
 	var all []EndpointInfo
 	for _, id := range slices.Sorted(maps.Keys(l.ends)) {
 		s := f.sandboxes[id]
-		all = append(all, EndpointInfo{Sandbox: id, Name: s.title(), Joined: s.joined(l.ends[id])})
+		all = append(all, EndpointInfo{Sandbox: id, Name: s.title(), Joined: s.joined(l.ends[id], f.virtual(s, l.ends[id]))})
 	}
 	return all
 }

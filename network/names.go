@@ -15,8 +15,8 @@ type entry struct {
 	Network   string   // the network's name, for NAME.NETWORK and reverse lookups
 	Names     []string // the first is the sandbox's own (a container's name); others are aliases
 	Addr      netip.Addr
-	Running   bool
-	Ready     bool
+	Standing  standing
+	Virtual   bool // Addr is shared with others
 }
 
 // record is an entry in the registry.
@@ -99,11 +99,11 @@ func (r *record) addKey(k string) {
 }
 
 // state moves all entries of a sandbox at once.
-func (n *names) state(sandbox string, running, ready bool) {
+func (n *names) state(sandbox string, now standing) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, r := range n.bySandbox[sandbox] {
-		r.Running, r.Ready = running, ready
+		r.Standing = now
 	}
 }
 
@@ -139,29 +139,36 @@ func without[K comparable](m map[K][]*record, key K, r *record) {
 	}
 }
 
-// Lookup gives the addresses a name has on the given networks: those that are
-// ready, or all that run if none is ready, in random order and each once.
-// known is true also when the name belongs to somebody there who does not run:
-// then nobody else needs to be asked about it.
+// Lookup gives the addresses a name has on the given networks: those of the
+// highest standing there is, in random order and each once. known is true also
+// when the name belongs to somebody there who does not run: then nobody else
+// needs to be asked about it.
 func (n *names) Lookup(name string, networks []string) (addrs []netip.Addr, known bool) {
-	var running []netip.Addr
+	return n.lookup("", name, networks)
+}
+
+// lookup is Lookup for a sandbox that asks. Where it is alone behind a virtual
+// address it gets its own: a bridge need not send it back what it has sent.
+func (n *names) lookup(asks, name string, networks []string) (addrs []netip.Addr, known bool) {
+	best, others := isLeaving, false
 	n.mu.RLock()
 	for _, r := range n.byName[fold(name)] {
 		if !slices.Contains(networks, r.NetworkID) {
 			continue
 		}
 		known = true
-		switch {
-		case !r.Running || !r.Addr.IsValid():
-		case r.Ready:
-			addrs = appendOnce(addrs, r.Addr)
-		default:
-			running = appendOnce(running, r.Addr)
+		if r.Standing < best || !r.Addr.IsValid() {
+			continue
 		}
+		if r.Standing > best {
+			addrs, best, others = nil, r.Standing, false
+		}
+		addrs = appendOnce(addrs, r.Addr)
+		others = others || r.sandbox != asks || !r.Virtual
 	}
 	n.mu.RUnlock()
-	if len(addrs) == 0 {
-		addrs = running
+	if len(addrs) > 0 && !others {
+		addrs = slices.DeleteFunc(n.own(asks, networks), netip.Addr.Is6)
 	}
 	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 	return addrs, known
@@ -179,7 +186,7 @@ func (n *names) own(sandbox string, networks []string) (addrs []netip.Addr) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	for _, r := range n.bySandbox[sandbox] {
-		if r.Addr.IsValid() && slices.Contains(networks, r.NetworkID) {
+		if !r.Virtual && r.Addr.IsValid() && slices.Contains(networks, r.NetworkID) {
 			addrs = appendOnce(addrs, r.Addr)
 		}
 	}

@@ -20,12 +20,12 @@ func sorted(list []netip.Addr) string {
 func shopNames() *names {
 	n := newNames()
 	n.set("w1", []entry{
-		{NetworkID: "f", Network: "front", Names: []string{"shop-web-1", "web"}, Addr: addr("10.0.0.2"), Running: true, Ready: true},
-		{NetworkID: "b", Network: "back", Names: []string{"shop-web-1", "web"}, Addr: addr("10.0.1.2"), Running: true, Ready: true},
+		{NetworkID: "f", Network: "front", Names: []string{"shop-web-1", "web"}, Addr: addr("10.0.0.2"), Standing: isReady},
+		{NetworkID: "b", Network: "back", Names: []string{"shop-web-1", "web"}, Addr: addr("10.0.1.2"), Standing: isReady},
 	})
 	n.set("w2", []entry{
-		{NetworkID: "f", Network: "front", Names: []string{"shop-web-2", "web"}, Addr: addr("10.0.0.3"), Running: true},
-		{NetworkID: "f", Network: "front", Names: []string{"shop-web-2", "web"}, Addr: addr("fd00::3"), Running: true},
+		{NetworkID: "f", Network: "front", Names: []string{"shop-web-2", "web"}, Addr: addr("10.0.0.3"), Standing: isRunning},
+		{NetworkID: "f", Network: "front", Names: []string{"shop-web-2", "web"}, Addr: addr("fd00::3"), Standing: isRunning},
 	})
 	n.set("db", []entry{{NetworkID: "b", Network: "back", Names: []string{"shop_db_1", "DB"}, Addr: addr("10.0.1.9")}})
 	return n
@@ -56,11 +56,11 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s on %v: %s %v, want %s %v", c.name, c.networks, got, known, c.want, c.known)
 		}
 	}
-	n.state("w1", true, false)
+	n.state("w1", isRunning)
 	if got, _ := n.Lookup("web", []string{"f"}); sorted(got) != "[10.0.0.2 10.0.0.3 fd00::3]" {
 		t.Errorf("nobody ready: %v", got)
 	}
-	n.state("w2", true, true)
+	n.state("w2", isReady)
 	if got, _ := n.Lookup("web", []string{"f"}); sorted(got) != "[10.0.0.3 fd00::3]" {
 		t.Errorf("the second ready: %v", got)
 	}
@@ -85,7 +85,7 @@ func TestNames(t *testing.T) {
 func TestNamesAreShuffled(t *testing.T) {
 	n := newNames()
 	for i := range 3 {
-		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{"s"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Running: true, Ready: true}})
+		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{"s"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Standing: isReady}})
 	}
 	first := map[netip.Addr]int{}
 	for range 3000 {
@@ -106,6 +106,7 @@ func TestNamesLaw(t *testing.T) {
 		model := map[string][]entry{}
 		id := rapid.SampledFrom([]string{"a", "b", "c"})
 		word := rapid.SampledFrom([]string{"x", "Y", "y", "x_1", ""})
+		stand := rapid.SampledFrom([]standing{isAway, isLeaving, isRunning, isReady})
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {
 			box := id.Draw(t, "sandbox")
 			switch rapid.IntRange(0, 3).Draw(t, "step") {
@@ -113,19 +114,19 @@ func TestNamesLaw(t *testing.T) {
 				n.remove(box)
 				delete(model, box)
 			case 1:
-				run, ready := rapid.Bool().Draw(t, "run"), rapid.Bool().Draw(t, "ready")
-				n.state(box, run, ready)
+				now := stand.Draw(t, "now")
+				n.state(box, now)
 				for i := range model[box] {
-					model[box][i].Running, model[box][i].Ready = run, ready
+					model[box][i].Standing = now
 				}
 			default:
 				var list []entry
 				for range rapid.IntRange(0, 3).Draw(t, "entries") {
 					list = append(list, entry{
 						NetworkID: id.Draw(t, "network"), Network: "n",
-						Names:   rapid.SliceOfN(word, 0, 3).Draw(t, "names"),
-						Addr:    netip.AddrFrom4([4]byte{10, 0, 0, rapid.Byte().Draw(t, "addr") % 4}),
-						Running: rapid.Bool().Draw(t, "running"), Ready: rapid.Bool().Draw(t, "is ready"),
+						Names:    rapid.SliceOfN(word, 0, 3).Draw(t, "names"),
+						Addr:     netip.AddrFrom4([4]byte{10, 0, 0, rapid.Byte().Draw(t, "addr") % 4}),
+						Standing: stand.Draw(t, "standing"),
 					})
 				}
 				n.set(box, list)
@@ -133,24 +134,24 @@ func TestNamesLaw(t *testing.T) {
 			}
 			name := word.Draw(t, "lookup")
 			networks := rapid.SliceOfN(id, 0, 2).Draw(t, "on")
-			ready, running, known := map[netip.Addr]bool{}, map[netip.Addr]bool{}, false
+			of, known := map[standing]map[netip.Addr]bool{}, false
 			for _, list := range model {
 				for _, e := range list {
 					if name == "" || !slices.Contains(networks, e.NetworkID) || !slices.ContainsFunc(e.Names, func(s string) bool { return fold(s) == fold(name) }) {
 						continue
 					}
 					known = true
-					if e.Running {
-						running[e.Addr] = true
-						if e.Ready {
-							ready[e.Addr] = true
-						}
+					if of[e.Standing] == nil {
+						of[e.Standing] = map[netip.Addr]bool{}
 					}
+					of[e.Standing][e.Addr] = true
 				}
 			}
-			want := ready
-			if len(want) == 0 {
-				want = running
+			want := of[isReady]
+			for _, next := range []standing{isRunning, isLeaving} {
+				if len(want) == 0 {
+					want = of[next]
+				}
 			}
 			got, gotKnown := n.Lookup(name, networks)
 			if len(got) != len(want) || gotKnown != known {
@@ -171,8 +172,8 @@ func TestNamesUnderRace(t *testing.T) {
 	for i := range 4 {
 		all.Go(func() {
 			for k := range 500 {
-				n.set(fmt.Sprint(i), []entry{{NetworkID: "f", Names: []string{"web"}, Addr: addr("10.0.0.7"), Running: true, Ready: true}})
-				n.state("w1", true, k%2 == 0)
+				n.set(fmt.Sprint(i), []entry{{NetworkID: "f", Names: []string{"web"}, Addr: addr("10.0.0.7"), Standing: isReady}})
+				n.state("w1", isRunning+standing(k%2))
 				if a, _ := n.Lookup("web", []string{"f"}); len(a) == 0 {
 					t.Error("web vanished")
 				}
@@ -186,7 +187,7 @@ func TestNamesUnderRace(t *testing.T) {
 func BenchmarkLookup(b *testing.B) {
 	n := newNames()
 	for i := range 50 {
-		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{fmt.Sprint("web-", i), "web"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Running: true, Ready: true}})
+		n.set(fmt.Sprint(i), []entry{{NetworkID: "n", Names: []string{fmt.Sprint("web-", i), "web"}, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Standing: isReady}})
 	}
 	for b.Loop() {
 		if a, _ := n.Lookup("web", []string{"n"}); len(a) != 50 {

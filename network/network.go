@@ -129,12 +129,18 @@ type Sandbox struct {
 // Endpoint is a place of a sandbox on a network.
 type Endpoint struct {
 	Network string // name or id; "" is DefaultNetwork
-	// Names are all its DNS names on that network.
-	Names     []string
-	IPv4      netip.Addr // zero: the next free one
-	IPv6      netip.Addr // zero: the next free one, where the network has IPv6
-	MAC       string     // "": made from the IPv4 address
-	Interface string     // "": the next free ethN
+	// Names are its DNS names on that network.
+	Names []string
+	// Virtual are names that it shares with others of its group and that mean
+	// one address for all of them, from which connections are balanced over
+	// those who are ready; none: they are in Names. VirtualAddr is that address,
+	// if the group has had it before; zero: the next free one.
+	Virtual     []string
+	VirtualAddr netip.Addr
+	IPv4        netip.Addr // zero: the next free one
+	IPv6        netip.Addr // zero: the next free one, where the network has IPv6
+	MAC         string     // "": made from the IPv4 address
+	Interface   string     // "": the next free ethN
 	// Priority orders interfaces: higher is connected first.
 	Priority int
 	// GwPriority decides which endpoint gives the default route: the highest
@@ -159,6 +165,7 @@ type Joined struct {
 	Gateway     netip.Addr   `json:",omitzero"` // zero on an internal network
 	Gateway6    netip.Addr   `json:",omitzero"`
 	MAC         string
+	Virtual     netip.Addr `json:",omitzero"` // of its group on the network
 	// Primary marks the endpoint with the default route (without any: the
 	// first). Its address is what published ports lead to.
 	Primary bool `json:",omitempty"`
@@ -178,6 +185,9 @@ type Port struct {
 	HostEnd  uint16     `json:",omitempty"` // last of a range from which the first free one is taken; 0: HostPort alone
 	Port     uint16     // inside
 	Protocol string     `json:",omitempty"` // "tcp" (also ""), "udp"; "sctp" is refused by name
+	// Sticky leads the connections of one client, by its address, to one and the
+	// same of the group's sandboxes for as long as it is there.
+	Sticky bool `json:",omitempty"`
 }
 
 // Binding is a published port as it is. A Port for every address gives two,

@@ -133,6 +133,8 @@ func (w *world) open(live ...Sandbox) {
 func (w *world) crash() {
 	f := w.Fabric
 	w.Fabric = nil
+	close(f.quit)
+	f.stopWatch()
 	f.proxy.close()
 	for _, g := range f.groups {
 		for _, p := range g.ports {

@@ -17,7 +17,7 @@ import (
 // Most traffic never comes here: the kernel translates it before it would.
 type proxy struct {
 	log  *slog.Logger
-	pick func(*published) (netip.AddrPort, bool)
+	pick func(p *published, client netip.Addr) (netip.AddrPort, bool)
 	room chan struct{} // bounds connections; when full, clients wait in the backlog
 	talk chan struct{} // bounds UDP clients; when full, new ones are not heard
 	bufs sync.Pool     // of the largest datagram
@@ -33,7 +33,7 @@ const (
 	proxyConnect = 5 * time.Second
 )
 
-func newProxy(log *slog.Logger, pick func(*published) (netip.AddrPort, bool)) *proxy {
+func newProxy(log *slog.Logger, pick func(*published, netip.Addr) (netip.AddrPort, bool)) *proxy {
 	ctx, end := context.WithCancel(context.Background())
 	return &proxy{log: log, pick: pick, room: make(chan struct{}, proxyConns), talk: make(chan struct{}, proxyTalks), ctx: ctx, end: end}
 }
@@ -89,7 +89,7 @@ func (x *proxy) accept(ctx context.Context, tasks *sync.WaitGroup, h *holder, p 
 func (x *proxy) carry(ctx context.Context, c *net.TCPConn, p *published) {
 	defer c.Close()
 	refuse := func() { _ = c.SetLinger(0) } // the client sees a reset, as from a closed port
-	to, ok := x.pick(p)
+	to, ok := x.pick(p, remote(c))
 	if !ok {
 		refuse()
 		return
@@ -114,6 +114,14 @@ func (x *proxy) carry(ctx context.Context, c *net.TCPConn, p *published) {
 	both.Go(func() { pipe(back, c) })
 	both.Go(func() { pipe(c, back) })
 	both.Wait()
+}
+
+// remote is the address of a connection's client.
+func remote(c *net.TCPConn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
 }
 
 // datagrams gives every client a socket to one backend of its own, so that
@@ -155,7 +163,7 @@ func (x *proxy) datagrams(ctx context.Context, tasks *sync.WaitGroup, in *net.UD
 		c, room := flows[from], len(flows) < proxyFlows
 		mu.Unlock()
 		if c == nil {
-			to, ok := x.pick(p)
+			to, ok := x.pick(p, client.Addr())
 			if !ok || !room {
 				continue // as the network does: drop
 			}

@@ -32,7 +32,7 @@ func TestProxyRoom(t *testing.T) {
 		}
 	})
 	to := netip.MustParseAddrPort(backend.Addr().String())
-	x := newProxy(slog.New(slog.DiscardHandler), func(*published) (netip.AddrPort, bool) { return to, true })
+	x := newProxy(slog.New(slog.DiscardHandler), func(*published, netip.Addr) (netip.AddrPort, bool) { return to, true })
 	x.room = make(chan struct{}, 1)
 	var holders []*holder
 	for range 4 {
@@ -75,7 +75,7 @@ func TestProxyTalkers(t *testing.T) {
 	}
 	defer backend.Close()
 	to := netip.MustParseAddrPort(backend.LocalAddr().String())
-	x := newProxy(slog.New(slog.DiscardHandler), func(*published) (netip.AddrPort, bool) { return to, true })
+	x := newProxy(slog.New(slog.DiscardHandler), func(*published, netip.Addr) (netip.AddrPort, bool) { return to, true })
 	x.talk = make(chan struct{}, 300)
 	var holders []*holder
 	for range 2 {

@@ -34,6 +34,8 @@ type group struct {
 	ports    []*published
 	backends []netip.Addr
 	turn     int // of the proxy
+	virtuals map[*lan]*virtual
+	deserted chan struct{} // closes when nobody is left but who is leaving; nil: nobody waits for that
 }
 
 // published is one port of a group.
@@ -103,9 +105,14 @@ func (f *Fabric) dismiss(s *sandbox) {
 	}
 }
 
+// inOrder are the members by their attachment.
+func (g *group) inOrder() []*sandbox {
+	return slices.SortedFunc(maps.Values(g.members), func(a, b *sandbox) int { return a.order - b.order })
+}
+
 // tidy forgets a group that is empty and has no ports.
 func (f *Fabric) tidy(name string) {
-	if g := f.groups[name]; g != nil && len(g.members)+len(g.ports) == 0 {
+	if g := f.groups[name]; g != nil && len(g.members)+len(g.ports)+len(g.virtuals) == 0 {
 		delete(f.groups, name)
 	}
 }
@@ -117,23 +124,27 @@ func (f *Fabric) balance(name string) bool {
 	if g == nil {
 		return false
 	}
-	var ready, running []*end
-	for _, s := range slices.SortedFunc(maps.Values(g.members), func(a, b *sandbox) int { return a.order - b.order }) {
+	if g.deserted != nil && g.highest() <= isLeaving {
+		close(g.deserted)
+		g.deserted = nil
+	}
+	changed := f.balanceVirtual(g)
+	var ends []*end
+	best := isLeaving
+	for _, s := range g.inOrder() {
 		e := s.primary()
-		if e == nil || e.lan.Internal || !e.lan.bridged() || !s.running {
+		now := s.standing()
+		if e == nil || e.lan.Internal || !e.lan.bridged() || now < best {
 			continue // an internal network is not to be reached from outside, a macvlan not from here
 		}
-		running = append(running, e)
-		if s.ready {
-			ready = append(ready, e)
+		if now > best {
+			ends, best = nil, now
 		}
-	}
-	if len(ready) == 0 {
-		ready = running
+		ends = append(ends, e)
 	}
 	before := g.backends
 	g.backends = nil
-	for _, e := range ready {
+	for _, e := range ends {
 		g.backends = append(g.backends, e.addr)
 		if len(g.ports) == 0 {
 			continue
@@ -144,7 +155,7 @@ func (f *Fabric) balance(name string) bool {
 		}
 	}
 	if len(g.ports) == 0 || slices.Equal(before, g.backends) {
-		return false
+		return changed
 	}
 	for _, p := range g.ports {
 		f.lead(p, g.backends)
@@ -162,13 +173,19 @@ func (f *Fabric) lead(p *published, backends []netip.Addr) {
 	if ip.IsValid() && !ip.IsUnspecified() {
 		set, at = mapSlotsAt, ip
 	}
+	to := shares(backends, p.asked.Sticky)
 	for slot := range slots {
 		key := slotKey(at, p.proto(), p.port, slot)
 		if len(backends) == 0 {
 			f.table.del(set, key)
 		} else {
-			f.table.put(set, key, target(backends[slot%len(backends)], p.asked.Port))
+			f.table.put(set, key, target(backends[to[slot]], p.asked.Port))
 		}
+	}
+	if stick := portKey(at, p.proto(), p.port); p.asked.Sticky && len(backends) > 0 {
+		f.table.put(stickySet(at), stick, "")
+	} else {
+		f.table.del(stickySet(at), stick)
 	}
 	for _, a := range p.leads {
 		f.table.del(setOwn, portKey(a, p.proto(), p.port))
@@ -180,6 +197,15 @@ func (f *Fabric) lead(p *published, backends []netip.Addr) {
 	if p.proto() == unix.IPPROTO_UDP {
 		f.stale = append(f.stale, flow{ip, p.port, slices.Clone(backends)})
 	}
+}
+
+// stickySet is where sticky ports of an address are told; the zero address is
+// for the others.
+func stickySet(at netip.Addr) string {
+	if at.IsValid() {
+		return setStickyAt
+	}
+	return setSticky
 }
 
 // admitPort opens the gate before the maps, which is the port's number alone.
@@ -210,9 +236,12 @@ func (f *Fabric) expelPort(p *published) {
 // rebalanced commits what balance changed. The caller does not hold mu.
 func (f *Fabric) rebalanced(ctx context.Context) error {
 	f.mu.Lock()
-	bridges, stale := f.localnet, f.stale
-	f.localnet, f.stale = nil, nil
+	bridges, stale, lans := f.localnet, f.stale, f.readdress
+	f.localnet, f.stale, f.readdress = nil, nil, nil
 	f.mu.Unlock()
+	if err := f.setVirtuals(lans); err != nil {
+		return err
+	}
 	for _, b := range bridges {
 		// The machine's own 127.0.0.1 may leave by this bridge, and answers
 		// come back to it: see the masquerade rule.
@@ -229,13 +258,16 @@ func (f *Fabric) rebalanced(ctx context.Context) error {
 	return nil
 }
 
-// pick chooses a backend for the proxy. ok is false while nobody runs.
-func (f *Fabric) pick(p *published) (to netip.AddrPort, ok bool) {
+// pick chooses a client's backend for the proxy. ok is false while nobody runs.
+func (f *Fabric) pick(p *published, client netip.Addr) (to netip.AddrPort, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.groups[p.group]
 	if g == nil || len(g.backends) == 0 {
 		return to, false
+	}
+	if p.asked.Sticky {
+		return netip.AddrPortFrom(g.backends[shares(g.backends, true)[clientSlot(client)]], p.asked.Port), true
 	}
 	g.turn++
 	return netip.AddrPortFrom(g.backends[g.turn%len(g.backends)], p.asked.Port), true

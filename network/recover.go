@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -80,6 +81,7 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	for name := range f.groups {
 		f.balance(name)
 	}
+	f.readdress = slices.Collect(maps.Values(f.lans)) // for addresses that are left of another life
 	f.mu.Unlock()
 	if used {
 		f.table.forget() // so that it is replaced by what is wanted now
@@ -93,7 +95,7 @@ func (f *Fabric) recover(ctx context.Context, live []Sandbox) error {
 	}
 	f.table.pause(false)
 	f.table6.pause(false)
-	failed = errors.Join(failed, f.rebalanced(ctx), f.table6.commit(ctx))
+	failed = errors.Join(failed, f.rebalanced(ctx), f.table6.commit(ctx), f.startWatch())
 	f.serveAll()
 	bridges, ends, err := f.orphans(owned)
 	if err != nil {
@@ -212,6 +214,10 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owne
 			return fmt.Errorf("network %s: %w", l.Name, err)
 		}
 		n := &end{Endpoint: e, lan: l, addr: x.addr, mac: x.mac, link: x.name}
+		if l.bridged() {
+			n.peer = x.peer
+			f.peers[x.peer] = true
+		}
 		if six, ok := l.subnet6(); ok {
 			for _, y := range found {
 				if y.name == x.name && six.Prefix.Contains(y.addr) {
@@ -228,6 +234,9 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owne
 				return fmt.Errorf("network %s: put %s back into its bridge: %w", l.Name, x.name, err)
 			}
 		}
+	}
+	if err := f.unlink(w.ID, f.strays(s, found, masters)); err != nil {
+		return err
 	}
 	if len(s.ends) > 0 {
 		f.takeDNS(s)
@@ -246,6 +255,27 @@ func (f *Fabric) adopt(ctx context.Context, w Sandbox, masters map[int]int, owne
 		owned[x.peer] = true
 	}
 	return nil
+}
+
+// strays are the links of ours that lead to a network the sandbox is not to be
+// on: it was being taken off it, or put on it, when the daemon died. Links that
+// the sandbox's own programs made are theirs.
+func (f *Fabric) strays(s *sandbox, found []seen, masters map[int]int) []*end {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*end
+	for _, x := range found {
+		if _, ours := masters[x.peer]; !ours || slices.ContainsFunc(s.ends, func(e *end) bool { return e.link == x.name }) {
+			continue
+		}
+		for _, l := range f.lans {
+			if l.bridged() && l.subnet().Prefix.Contains(x.addr) {
+				all = append(all, &end{link: x.name})
+				break
+			}
+		}
+	}
+	return all
 }
 
 // enlist is announce without writing to the table.

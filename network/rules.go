@@ -18,6 +18,12 @@ import (
 //	  set masked    { type ifname }                 those that leave under the host's address
 //	  set within    { type ifname . ifname }        each bridge with itself
 //	  set published { type inet_proto . inet_service }
+//	  set own       { type ipv4_addr . inet_proto . inet_service }   backends and the ports they publish
+//	  set sticky    { type inet_proto . inet_service }
+//	  set sticky_at { type ipv4_addr . inet_proto . inet_service }
+//	  set virtual   { type ipv4_addr }              addresses of groups, see virtual.go
+//	  map virtuals  { type ifname . ipv4_addr . mark : ipv4_addr }
+//	  map others    { type ipv4_addr . ipv4_addr : ipv4_addr }       a backend, and a group of its own
 //	  map slots     { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //	  map slots_at  { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //
@@ -26,12 +32,20 @@ import (
 //	    iifname != "lo" ip saddr 127.0.0.0/8 drop
 //	  }
 //	  chain prerouting { type nat hook prerouting priority dstnat
+//	    dnat to ip saddr . ip daddr map @others
+//	    ip daddr @virtual dnat to iifname . ip daddr . numgen random mod 64 map @virtuals
 //	    meta l4proto . th dport @published fib daddr type local goto publish
 //	  }
-//	  chain output     { type nat hook output priority dstnat … the same }
+//	  chain output     { type nat hook output priority dstnat
+//	    meta l4proto … the same }
+//	  chain input      { type filter hook input priority filter
+//	    ip daddr @virtual reject                       # nobody is behind it, or it is not theirs
+//	  }
 //	  chain publish {
 //	    ip saddr . meta l4proto . th dport @own return
+//	    ip daddr . meta l4proto . th dport @sticky_at dnat to ip daddr . meta l4proto . th dport . jhash ip saddr mod 64 map @slots_at
 //	    dnat to ip daddr . meta l4proto . th dport . numgen inc mod 64 map @slots_at
+//	    meta l4proto . th dport @sticky dnat to meta l4proto . th dport . jhash ip saddr mod 64 map @slots
 //	    dnat to meta l4proto . th dport . numgen inc mod 64 map @slots
 //	  }
 //	  chain forward { type filter hook forward priority filter
@@ -68,6 +82,11 @@ const (
 	setWithin    = "within"
 	setPublished = "published"
 	setOwn       = "own"
+	setSticky    = "sticky"
+	setStickyAt  = "sticky_at"
+	setVirtual   = "virtual"
+	mapVirtual   = "virtuals"
+	mapOthers    = "others"
 	mapSlots     = "slots"
 	mapSlotsAt   = "slots_at"
 )
@@ -88,16 +107,17 @@ const (
 type family struct {
 	nft        nftables.TableFamily
 	forwarding string // the sysctl
+	guardFile  string // in the run directory, while we stand in the guard
 	sets       func(*nftables.Table) []*nftables.Set
 	rules      func(*nftables.Conn, *nftables.Table)
 }
 
 func ipv4() family {
-	return family{nftables.TableFamilyIPv4, "net/ipv4/ip_forward", sets, addTable}
+	return family{nftables.TableFamilyIPv4, "net/ipv4/ip_forward", "guarded", sets, addTable}
 }
 
 func ipv6() family {
-	return family{nftables.TableFamilyIPv6, "net/ipv6/conf/all/forwarding", linkSets, addTable6}
+	return family{nftables.TableFamilyIPv6, "net/ipv6/conf/all/forwarding", "guarded6", linkSets, addTable6}
 }
 
 // linkSets are the sets of links, which both tables have.
@@ -112,6 +132,8 @@ func sets(t *nftables.Table) []*nftables.Set {
 	portAt := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	to := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	pair := nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName)
+	addrs := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
+	at := nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeMark)
 	return []*nftables.Set{
 		{Table: t, ID: 1, Name: setBridges, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		{Table: t, ID: 2, Name: setInternal, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
@@ -119,8 +141,13 @@ func sets(t *nftables.Table) []*nftables.Set {
 		{Table: t, ID: 4, Name: setWithin, KeyType: pair, Concatenation: true},
 		{Table: t, ID: 5, Name: setPublished, KeyType: port, Concatenation: true},
 		{Table: t, ID: 6, Name: setOwn, KeyType: portAt, Concatenation: true},
-		{Table: t, ID: 7, Name: mapSlots, KeyType: slot, DataType: to, Concatenation: true, IsMap: true},
-		{Table: t, ID: 8, Name: mapSlotsAt, KeyType: slotAt, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 7, Name: setSticky, KeyType: port, Concatenation: true},
+		{Table: t, ID: 8, Name: setStickyAt, KeyType: portAt, Concatenation: true},
+		{Table: t, ID: 9, Name: mapSlots, KeyType: slot, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 10, Name: mapSlotsAt, KeyType: slotAt, DataType: to, Concatenation: true, IsMap: true},
+		{Table: t, ID: 11, Name: setVirtual, KeyType: nftables.TypeIPAddr},
+		{Table: t, ID: 12, Name: mapVirtual, KeyType: at, DataType: nftables.TypeIPAddr, Concatenation: true, IsMap: true},
+		{Table: t, ID: 13, Name: mapOthers, KeyType: addrs, DataType: nftables.TypeIPAddr, Concatenation: true, IsMap: true},
 	}
 }
 
@@ -143,6 +170,11 @@ func portKey(at netip.Addr, proto byte, port uint16) string {
 // leaves it in its register.
 func slotKey(at netip.Addr, proto byte, port uint16, slot int) string {
 	return portKey(at, proto, port) + string(binaryutil.NativeEndian.PutUint32(uint32(slot)))
+}
+
+// virtualKey is slotKey for a virtual address on a bridge.
+func virtualKey(bridge string, a netip.Addr, slot int) string {
+	return ifnameKey(bridge) + addrKey(a) + string(binaryutil.NativeEndian.PutUint32(uint32(slot)))
 }
 
 func addrKey(a netip.Addr) string { return string(a.AsSlice()) }
@@ -225,14 +257,39 @@ func protoPort(proto, port uint32) []expr.Any {
 	}
 }
 
+// inTurn gives connections the slots one after the other.
+func inTurn(slot uint32) []expr.Any {
+	return one(&expr.Numgen{Register: slot, Modulus: slots, Type: unix.NFT_NG_INCREMENTAL})
+}
+
+// bySource gives connections the slot of their client's address. The seed is
+// fixed, so that a table that is replaced does the same.
+func bySource(slot, source uint32) []expr.Any {
+	return append(ipField(12, source),
+		&expr.Hash{SourceRegister: source, DestRegister: slot, Length: 4, Modulus: slots, Seed: 0x67616e74, Type: expr.HashTypeJenkins})
+}
+
 // dnat translates by a map whose key begins at register key and ends in the
-// slot at register slot.
-func dnat(slotMap string, key, slot uint32) []expr.Any {
+// slot.
+func dnat(slotMap string, key uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Numgen{Register: slot, Modulus: slots, Type: unix.NFT_NG_INCREMENTAL},
 		&expr.Lookup{SourceRegister: key, DestRegister: r8, IsDestRegSet: true, SetName: slotMap},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: r8, RegProtoMin: r9},
 	}
+}
+
+// dnatAddr translates by a map whose key begins at register key; the port stays.
+func dnatAddr(addrMap string, key uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Lookup{SourceRegister: key, DestRegister: r8, IsDestRegSet: true, SetName: addrMap},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: r8},
+	}
+}
+
+// atRandom gives connections any slot. Taking turns would not be fair here,
+// since all virtual addresses together take them.
+func atRandom(slot uint32) []expr.Any {
+	return one(&expr.Numgen{Register: slot, Modulus: slots, Type: unix.NFT_NG_RANDOM})
 }
 
 // ipField loads an address of the IP header: 12 is the source, 16 the
@@ -301,20 +358,28 @@ func addTable(c *nftables.Conn, t *nftables.Table) {
 
 	publish := c.AddChain(&nftables.Chain{Name: "publish", Table: t})
 	rule(publish, ipField(12, r0), protoPort(r1, r2), in(setOwn, r0), verdict(expr.VerdictReturn))
-	rule(publish, ipField(16, r0), protoPort(r1, r2), dnat(mapSlotsAt, r0, r3))
-	rule(publish, protoPort(r0, r1), dnat(mapSlots, r0, r2))
+	rule(publish, ipField(16, r0), protoPort(r1, r2), in(setStickyAt, r0), bySource(r3, r4), dnat(mapSlotsAt, r0))
+	rule(publish, ipField(16, r0), protoPort(r1, r2), inTurn(r3), dnat(mapSlotsAt, r0))
+	rule(publish, protoPort(r0, r1), in(setSticky, r0), bySource(r2, r3), dnat(mapSlots, r0))
+	rule(publish, protoPort(r0, r1), inTurn(r2), dnat(mapSlots, r0))
 
 	local := []expr.Any{
 		&expr.Fib{Register: r0, ResultADDRTYPE: true, FlagDADDR: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: r0, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
+	pre := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	rule(pre, ipField(12, r0), ipField(16, r1), dnatAddr(mapOthers, r0))
+	rule(pre, ipField(16, r4), in(setVirtual, r4), iifname(r0), atRandom(r5), dnatAddr(mapVirtual, r0))
 	for _, ch := range []*nftables.Chain{
-		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
+		pre,
 		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest),
 	} {
 		rule(ch, protoPort(r0, r1), in(setPublished, r0), local,
 			one(&expr.Verdict{Kind: expr.VerdictGoto, Chain: publish.Name}))
 	}
+
+	input := base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+	rule(input, ipField(16, r0), in(setVirtual, r0), one(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3})) // port unreachable
 
 	b.forward(ctHas(expr.CtKeySTATUS, ctStatusDNAT))
 

@@ -31,6 +31,7 @@ type sandbox struct {
 	group          string
 	ends           []*end // in the order of their interfaces
 	running, ready bool
+	leaving        bool // see Leave
 	order          int  // among all sandboxes, by attachment
 	gone           bool // detached while somebody waited for mu
 }
@@ -43,6 +44,7 @@ type end struct {
 	addr6 netip.Addr // zero: none
 	mac   net.HardwareAddr
 	link  string // name in the namespace
+	peer  int    // index of the other end, on the host; 0: not known. Guarded by Fabric.mu
 }
 
 // title is what a person calls the sandbox.
@@ -85,8 +87,9 @@ func (s *sandbox) primary6() *end {
 	return best
 }
 
-func (s *sandbox) joined(e *end) Joined {
+func (s *sandbox) joined(e *end, virtual netip.Addr) Joined {
 	j := Joined{
+		Virtual:   virtual,
 		NetworkID: e.lan.ID, NetworkName: e.lan.Name, EndpointID: endpointID(s.id, e.lan.ID),
 		Interface: e.link, MAC: e.mac.String(), Primary: s.primary() == e,
 		IPv4: netip.PrefixFrom(e.addr, e.lan.subnet().Prefix.Bits()),
@@ -168,7 +171,7 @@ func (f *Fabric) Attach(ctx context.Context, want Sandbox) (Attached, error) {
 	defer f.mu.Unlock()
 	a := Attached{Path: f.path(s.id)}
 	for _, e := range s.ends {
-		a.Endpoints = append(a.Endpoints, s.joined(e))
+		a.Endpoints = append(a.Endpoints, s.joined(e, f.virtual(s, e)))
 	}
 	return a, nil
 }
@@ -255,7 +258,7 @@ func (f *Fabric) attach(ctx context.Context, s *sandbox, want Sandbox) error {
 	f.mu.Lock()
 	from := s.groupName()
 	s.hostname, s.servers, s.links, s.group = want.Hostname, want.DNS, foldAll(want.Links), want.Group
-	s.running, s.ready = want.Running, want.Ready
+	s.running, s.ready, s.leaving = want.Running, want.Ready, false
 	f.mu.Unlock()
 	return f.announce(ctx, s, from)
 }
@@ -334,6 +337,7 @@ func (f *Fabric) release(s *sandbox, ends []*end) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range ends {
+		delete(f.peers, e.peer)
 		e.lan.free(e)
 		delete(e.lan.ends, s.id)
 		s.ends = slices.DeleteFunc(s.ends, func(o *end) bool { return o == e })
@@ -346,6 +350,7 @@ func (f *Fabric) announce(ctx context.Context, s *sandbox, from string) error {
 	v := f.register(s, from)
 	f.mu.Lock()
 	changed := f.balance(from)
+	f.tidy(from)
 	changed = f.balance(s.groupName()) || changed
 	f.mu.Unlock()
 	if s.serving {
@@ -369,12 +374,21 @@ func (f *Fabric) register(s *sandbox, from string) view {
 	for _, a := range s.servers {
 		v.Servers = append(v.Servers, netip.AddrPortFrom(a, 53))
 	}
+	f.enrol(s, from)
+	f.virtualise(s)
 	for _, e := range s.ends {
-		entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Names,
-			Addr: e.addr, Running: s.running, Ready: s.ready})
+		names := e.Names
+		if addr := f.virtual(s, e); addr.IsValid() {
+			entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Virtual,
+				Addr: addr, Standing: s.standing(), Virtual: true})
+		} else {
+			names = slices.Concat(names, e.Virtual)
+		}
+		entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: names,
+			Addr: e.addr, Standing: s.standing()})
 		if e.addr6.IsValid() {
-			entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: e.Names,
-				Addr: e.addr6, Running: s.running, Ready: s.ready})
+			entries = append(entries, entry{NetworkID: e.lan.ID, Network: e.lan.Name, Names: names,
+				Addr: e.addr6, Standing: s.standing()})
 		}
 		v.Networks = append(v.Networks, e.lan.ID)
 		v.Internal = v.Internal && e.lan.Internal
@@ -383,7 +397,6 @@ func (f *Fabric) register(s *sandbox, from string) view {
 		v.HostGateway = p.lan.subnet().Gateway
 	}
 	f.names.set(s.id, entries)
-	f.enrol(s, from)
 	return v
 }
 
@@ -401,7 +414,13 @@ func (f *Fabric) SetState(id string, running, ready bool) error {
 		return nil
 	}
 	s.running, s.ready = running, ready
-	f.names.state(id, running, ready)
+	return f.restated(s)
+}
+
+// restated makes names and published ports follow a sandbox's standing. The
+// caller holds mu, and restated lets go of it.
+func (f *Fabric) restated(s *sandbox) error {
+	f.names.state(s.id, s.standing())
 	changed := f.balance(s.groupName())
 	f.mu.Unlock()
 	if !changed {
@@ -428,12 +447,17 @@ func (f *Fabric) Detach(ctx context.Context, id string) error {
 	}
 	f.stopDNS(s)
 	err = errors.Join(err, dropNamespace(f.path(id)))
+	f.forgetEnds(s, s.ends)
 	f.release(s, slices.Clone(s.ends))
 	f.mu.Lock()
+	changed = f.balance(s.groupName()) // gives back what nobody is behind any more
 	f.dismiss(s)
 	delete(f.sandboxes, id)
 	s.gone = true
 	f.mu.Unlock()
+	if changed {
+		err = errors.Join(err, f.rebalanced(ctx))
+	}
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", s.title(), err)
 	}
@@ -473,7 +497,7 @@ func (f *Fabric) Connect(ctx context.Context, id string, e Endpoint) (Joined, er
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return s.joined(add[0]), nil
+	return s.joined(add[0], f.virtual(s, add[0])), nil
 }
 
 // Disconnect takes a sandbox off one network (by id or name).
@@ -499,7 +523,9 @@ func (f *Fabric) Disconnect(ctx context.Context, id, network string) error {
 	f.release(s, []*end{e})
 	// Names and ports first, so that nobody is sent there any more.
 	err = f.announce(ctx, s, s.groupName())
-	if err = errors.Join(err, f.unlink(id, []*end{e}), f.wire(ctx, s, nil, false)); err != nil {
+	err = errors.Join(err, f.unlink(id, []*end{e}))
+	f.forgetEnds(s, []*end{e})
+	if err = errors.Join(err, f.wire(ctx, s, nil, false)); err != nil {
 		return fail(err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,8 @@ type table struct {
 	gone   bool                         // no table is wanted
 	next   *round                       // gathers callers of commit
 	shut   bool
+	doubt  bool   // the next round reads the table back
+	static string // chains and rules as the kernel has them, once written
 	paused bool
 
 	kick chan struct{}
@@ -159,6 +162,14 @@ func (t *table) commit(ctx context.Context) error {
 	}
 }
 
+// check makes sure that the kernel has what is wanted, rules and all.
+func (t *table) check(ctx context.Context) error {
+	t.mu.Lock()
+	t.doubt = true
+	t.mu.Unlock()
+	return t.commit(ctx)
+}
+
 func (t *table) run() {
 	defer close(t.done)
 	verified := time.Now()
@@ -166,8 +177,14 @@ func (t *table) run() {
 		t.mu.Lock()
 		r := t.next
 		t.next = nil
+		doubt := t.doubt
+		t.doubt = false
 		t.mu.Unlock()
 		r.err = t.write()
+		if doubt && r.err == nil {
+			verified = time.Now()
+			r.err = t.repair()
+		}
 		close(r.done)
 		if time.Since(verified) > verifyEvery {
 			verified = time.Now()
@@ -263,6 +280,9 @@ func (t *table) write() error {
 	}
 	t.mu.Unlock()
 	if whole {
+		if err := t.noteStatic(); err != nil {
+			return err
+		}
 		if err := t.verify(); err != nil {
 			return fmt.Errorf("read nftables table %s back: %w", t.name, err)
 		}
@@ -366,6 +386,13 @@ func (t *table) verify() error {
 		return err
 	}
 	defer c.CloseLasting()
+	now, err := t.chains(c)
+	if err != nil {
+		return err
+	}
+	if now != t.static {
+		return errors.New("its chains or rules are not those that were written")
+	}
 	nt := &nftables.Table{Family: t.kind.nft, Name: t.name}
 	for _, s := range t.kind.sets(nt) {
 		got, err := c.GetSetElements(s)
@@ -382,6 +409,45 @@ func (t *table) verify() error {
 		}
 	}
 	return nil
+}
+
+// noteStatic remembers chains and rules as they are now, just written.
+func (t *table) noteStatic() (err error) {
+	c, err := dialNFT()
+	if err != nil {
+		return err
+	}
+	defer c.CloseLasting()
+	t.static, err = t.chains(c)
+	return err
+}
+
+// chains are the table's chains with the handles of their rules, which no rule
+// gets a second time.
+func (t *table) chains(c *nftables.Conn) (string, error) {
+	all, err := c.ListChainsOfTableFamily(t.kind.nft)
+	if err != nil {
+		return "", fmt.Errorf("list chains: %w", err)
+	}
+	var b strings.Builder
+	for _, ch := range all {
+		if ch.Table.Name != t.name {
+			continue
+		}
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return "", fmt.Errorf("read chain %s: %w", ch.Name, err)
+		}
+		fmt.Fprint(&b, ch.Name)
+		if ch.Policy != nil {
+			fmt.Fprint(&b, " policy ", *ch.Policy)
+		}
+		for _, r := range rules {
+			fmt.Fprint(&b, " ", r.Handle)
+		}
+		fmt.Fprintln(&b)
+	}
+	return b.String(), nil
 }
 
 // dialNFT opens a connection to the nftables of the calling thread's network

@@ -147,7 +147,10 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 			}
 			continue
 		}
-		_, err2 := out.index(hosts[i])
+		peer, err2 := out.index(hosts[i])
+		if err2 == nil {
+			f.remember(e, peer)
+		}
 		_, err3 := out.index(e.lan.Bridge)
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return err
