@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +14,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"gantry/runtime/keeper"
@@ -127,6 +129,9 @@ func processOf(sp *specs.Process) (*libcontainer.Process, error) {
 		AppArmorProfile: sp.ApparmorProfile,
 		Scheduler:       sp.Scheduler,
 		IOPriority:      sp.IOPriority,
+		// Said or not, forty lines of debugging are written and read for each
+		// process, only to be thrown away.
+		LogLevel: strconv.Itoa(int(logrus.GetLevel())),
 	}
 	if p.Cwd == "" {
 		p.Cwd = "/"

@@ -51,6 +51,9 @@ func (s *Server) recover() error {
 		})
 	}
 	wg.Wait()
+	if err := s.sweepCgroups(known); err != nil {
+		s.log.Error("sweep what nobody owns", "error", err)
+	}
 	for _, dir := range []string{"libcontainer", "rootfs"} {
 		entries, err := os.ReadDir(s.path(dir))
 		if err != nil {
