@@ -124,7 +124,8 @@ func imageConfig(c Config) dockerspec.DockerOCIImageConfig {
 		}
 		out.Volumes[m.Target] = struct{}{}
 	}
-	if h := c.Healthcheck; h != nil {
+	// A probe from outside is gantry's own: others could not run such an image.
+	if h := c.Healthcheck; h != nil && !h.Outside() {
 		out.Healthcheck = &dockerspec.HealthcheckConfig{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout,
 			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}
 	}

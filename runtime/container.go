@@ -56,6 +56,9 @@ type Container struct {
 	ExitCode   int
 	ExitLost   bool // nobody was there to collect the exit code
 	OOMKilled  bool
+	// Lost says that its process went with the machine, or with all that the
+	// keeper knew: it neither ended nor was it stopped.
+	Lost bool
 	// Error is why the last start failed, or the container is dead.
 	Error string
 
@@ -71,6 +74,11 @@ type Container struct {
 	// started it, Crashes how often in a row (see restart.go).
 	RestartCount int
 	Crashes      int
+	// Recent are the last restarts, as far as a bound counts them.
+	Recent []time.Time
+	// GaveUp says why it is not restarted (any more) although its policy would
+	// have it.
+	GaveUp string
 
 	Health   *Health           // nil: no healthcheck
 	Networks []network.Joined  // while live or restarting
@@ -82,7 +90,9 @@ type Container struct {
 
 // Removal is the intent to remove a container.
 type Removal struct {
-	Volumes bool // its anonymous volumes too
+	Volumes bool      // its anonymous volumes too
+	Call    bool      `json:",omitempty"` // a call wants it, and no plan
+	At      time.Time `json:",omitzero"`
 }
 
 // MountPoint is a mount as it was resolved for this container.
@@ -129,6 +139,9 @@ type RemoveOptions struct {
 	Force   bool         // end a live container first
 	Stop    *StopOptions // how it is ended; nil: by SIGKILL
 	Volumes bool         // its anonymous volumes too
+	// Planned says that whoever keeps places filled removes it: there is nothing
+	// to remember.
+	Planned bool
 }
 
 // Conditions of [Engine.Wait].

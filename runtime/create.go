@@ -133,6 +133,7 @@ func (e *Engine) create(ctx context.Context, c Container, cfg Config) (ct *conta
 	e.mu.Lock()
 	e.byID[c.ID] = ct
 	e.mu.Unlock()
+	e.filled(c)
 	return ct, nil
 }
 

@@ -39,6 +39,11 @@ type Options struct {
 	Keeper  *keeper.Client
 	Log     *slog.Logger
 
+	// Place names the place that a container of this configuration fills for
+	// somebody who keeps it filled, "" for none: that a call has emptied it is
+	// remembered ([Engine.Removals]). Nil: nobody keeps any.
+	Place func(Config) string
+
 	fault func(step string)
 }
 
@@ -53,6 +58,9 @@ type Engine struct {
 	rec  records
 	bus  *bus
 	uses *uses
+
+	removals *removals
+	losses   *lossWatch
 
 	closing chan struct{}
 	cancel  context.CancelFunc
@@ -101,7 +109,10 @@ type container struct {
 	changed  chan struct{} // closed and replaced at every change
 	removed  bool
 	restart  *time.Timer // a restart that is due
+	attended attendance  // of the current process
 	cycling  bool        // a call is restarting it: its exit is no crash
+	sick     bool        // its end is that of an unhealthy one, which is no call's
+	curing   bool        // it is being ended for that
 	pauses   int         // grows as a pause or unpause begins, and as it ends
 	stopHealth
 	awaited int           // how many wait for it to become healthy
@@ -145,6 +156,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if e.fault == nil {
 		e.fault = func(string) {}
 	}
+	if e.removals, err = openRemovals(o.Root); err != nil {
+		return nil, err
+	}
 	if err := e.mountFiles(); err != nil {
 		return nil, err
 	}
@@ -155,6 +169,10 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if err := e.recover(ctx); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
+	if e.losses, err = e.openLossWatch(); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	e.spawn(func() { e.watchLosses(e.losses) })
 	e.spawn(e.listen)
 	return e, nil
 }
@@ -173,8 +191,12 @@ func (e *Engine) Close() error {
 	for _, ct := range e.all() {
 		ct.cancelRestart()
 	}
+	var err error
+	if e.losses != nil && !was {
+		err = e.losses.f.Close() // ends the goroutine's read
+	}
 	e.work.Wait()
-	return e.watcher.Close()
+	return errors.Join(err, e.watcher.Close())
 }
 
 // spawn runs f as work the Engine waits for when it closes; false: it closes
@@ -347,6 +369,10 @@ func (e *Engine) List() []Container {
 	})
 	return all
 }
+
+// Warnings say what on the machine keeps packets of containers from their way,
+// a sentence each with what to do about it.
+func (e *Engine) Warnings() []string { return e.Fabric.Warnings() }
 
 // Host is what the Engine knows of the machine.
 func (e *Engine) Host() spec.Host { return e.host }

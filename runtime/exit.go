@@ -113,18 +113,28 @@ func (e *Engine) missed(ctx context.Context, ct *container) {
 	case ok && st.Exit != nil:
 		e.settle(ctx, ct, *st.Exit)
 	default:
-		e.settle(ctx, ct, keeper.Exit{Code: 255, At: time.Now()})
+		e.settle(ctx, ct, lost(ct))
 	}
+}
+
+// lost is the end of a process of which nobody knows anything.
+func lost(ct *container) keeper.Exit {
+	ct.recall(func(c *Container) { c.Lost = true })
+	return keeper.Exit{Code: 255, At: time.Now()}
 }
 
 // settle is exited for a caller that holds op and knows that the container was
 // live. The exit is in the record before the keeper forgets it; nobody who
 // waits is woken before everything is taken apart.
 func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
+	// First of all, since everything else takes time: nobody is sent here.
+	e.setReady(ct.snapshot(), false, false)
+	ct.endAttendance()
 	e.endHealth(ct)
 	ct.mu.Lock()
 	ct.settling = true
-	c, cycling := ct.c, ct.cycling
+	c, cycling, sick := ct.c, ct.cycling, ct.sick
+	ct.sick = false
 	ct.mu.Unlock()
 	v := nextRestart(c.Config.Restart, exited{
 		Code:    x.Code,
@@ -133,11 +143,14 @@ func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 		Stopped: c.Stopped || c.Removal != nil,
 		Count:   c.RestartCount,
 		Row:     c.Crashes,
+		Sick:    sick,
+		At:      x.At,
+		Recent:  c.Recent,
 	})
 	if cycling && !c.Stopped && c.Removal == nil {
 		// The call that ended it starts it. Restarting is what makes the next
 		// daemon do so, should this one die first.
-		v = verdict{Restart: true}
+		v = verdict{Restart: true, Recent: c.Recent}
 	}
 	now, err := e.update(ct, fact|quietly, func(c *Container) {
 		c.State, c.Pid = Exited, 0
@@ -145,7 +158,7 @@ func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 			c.State = Restarting
 		}
 		c.FinishedAt, c.ExitCode, c.ExitLost, c.OOMKilled = x.At, x.Code, !x.Known, x.OOM
-		c.RestartCount, c.Crashes = v.Count, v.Row
+		c.RestartCount, c.Crashes, c.Recent, c.GaveUp = v.Count, v.Row, v.Recent, v.GaveUp
 		if c.Health != nil {
 			h := *c.Health
 			h.Status = Unhealthy
@@ -181,7 +194,8 @@ func (e *Engine) settle(ctx context.Context, ct *container, x keeper.Exit) {
 }
 
 // clear takes apart what an ended process has left. One that is restarted keeps
-// its network; traffic is kept away from it.
+// its network; traffic is kept away from it, whatever its last health check has
+// said meanwhile.
 func (e *Engine) clear(ctx context.Context, ct *container, c Container) {
 	problem := func(what string, err error) {
 		if err != nil {
@@ -254,13 +268,13 @@ func (e *Engine) rerun(ctx context.Context, ct *container) {
 	}
 	e.Log.Warn("restart failed", "container", c.Name, "error", err)
 	c = ct.snapshot()
-	v := nextRestart(c.Config.Restart, exited{Code: c.ExitCode, Count: c.RestartCount, Row: max(c.Crashes, 1)})
+	v := nextRestart(c.Config.Restart, exited{Code: c.ExitCode, Count: c.RestartCount, Row: max(c.Crashes, 1), At: time.Now(), Recent: c.Recent})
 	if v.Restart {
-		ct.recall(func(c *Container) { c.RestartCount, c.Crashes = v.Count, v.Row })
+		ct.recall(func(c *Container) { c.RestartCount, c.Crashes, c.Recent = v.Count, v.Row, v.Recent })
 		e.restartLater(ct, v.Delay)
 		return
 	}
-	if c, err = e.update(ct, fact, func(c *Container) { c.State = Exited }); err == nil {
+	if c, err = e.update(ct, fact, func(c *Container) { c.State, c.GaveUp = Exited, v.GaveUp }); err == nil {
 		e.emit(c, "die", map[string]string{"exitCode": strconv.Itoa(c.ExitCode), "execDuration": "0"})
 	}
 }

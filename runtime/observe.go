@@ -77,6 +77,15 @@ func (e *Engine) Stats(ctx context.Context, ref string) (keeper.Stats, error) {
 	return all[c.ID], nil
 }
 
+// StatsOf is what containers use now, by id; those that are not live, or not
+// there, are missing.
+func (e *Engine) StatsOf(ctx context.Context, ids []string) (map[string]keeper.Stats, error) {
+	if len(ids) == 0 {
+		return nil, nil // to ask for none is to ask for all
+	}
+	return e.Keeper.Stats(ctx, ids...)
+}
+
 // Process is one process of a container, as /proc shows it to the host.
 type Process struct {
 	Pid, Parent, Group, Session int

@@ -65,7 +65,7 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 			s = s.after(time.Now(), c.Health.Status, false)
 			continue
 		}
-		p := e.probeOnce(ctx, c, hc, turn)
+		p := e.probeWith(ctx, c, hc, turn)
 		if ctx.Err() != nil {
 			return
 		}
@@ -79,14 +79,26 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 	}
 }
 
+// probeWith makes one probe, from outside or by a process in the container.
+func (e *Engine) probeWith(ctx context.Context, c Container, hc spec.Healthcheck, turn chan struct{}) Probe {
+	if hc.Outside() {
+		return e.probeOutside(ctx, c, hc)
+	}
+	return e.probeOnce(ctx, c, hc, turn)
+}
+
 // probed records an outcome, and moves traffic when it changes the state.
 func (e *Engine) probed(ct *container, p Probe, hc spec.Healthcheck, ran time.Duration, early bool) {
 	before := ct.snapshot()
+	defer e.treat(ct)
 	h := judge(*before.Health, p, hc, ran, early)
 	set := func(c *Container) {
 		c.Health = &h
 		if h.Status != before.Health.Status {
 			c.Changed = time.Now()
+		}
+		if h.Status == Healthy {
+			c.GaveUp = ""
 		}
 	}
 	if h.Status == before.Health.Status {

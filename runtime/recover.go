@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"gantry/network"
 	"gantry/runtime/keeper"
@@ -52,9 +51,11 @@ func (e *Engine) recover(ctx context.Context) error {
 		e.byID[c.ID], e.byName[c.Name] = ct, c.ID
 		switch e.found(ctx, ct, st, known) {
 		case hasEnded:
-			x := keeper.Exit{Code: 255, At: time.Now()}
+			var x keeper.Exit
 			if st.Exit != nil {
 				x = *st.Exit
+			} else {
+				x = lost(ct)
 			}
 			then = append(then, func() {
 				ct.op.Lock()
@@ -62,7 +63,7 @@ func (e *Engine) recover(ctx context.Context) error {
 				e.settle(e.ctx, ct, x)
 			})
 		case isDue:
-			then = append(then, func() { e.restartLater(ct, backoff(ct.c.Crashes)) })
+			then = append(then, func() { e.restartLater(ct, wait(ct.c.Config.Restart, ct.c.Crashes)) })
 		case isDoomed:
 			then = append(then, func() {
 				// It is ended as it would be by a stop.
@@ -186,7 +187,7 @@ func (e *Engine) adopt(ctx context.Context, live []*container) {
 			}
 		}
 		c, _ = e.update(ct, fact, func(now *Container) { *now = c })
-		e.setReady(c, true, c.Health == nil || c.Health.Status == Healthy)
+		e.attend(ct)
 		if c.Health != nil && c.Removal == nil {
 			e.watchHealth(ct, c)
 		}
@@ -196,7 +197,7 @@ func (e *Engine) adopt(ctx context.Context, live []*container) {
 // rewire is wire for a container whose network the fabric has just recovered:
 // only what the record does not know is asked for again.
 func (e *Engine) rewire(ctx context.Context, c Container) wiring {
-	if len(c.Networks) != len(c.Config.Network.Endpoints) {
+	if !follows(c.Networks, c.Config.Network.Endpoints) {
 		return e.wire(ctx, c)
 	}
 	w := wiring{joined: c.Networks}

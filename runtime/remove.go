@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"gantry/runtime/spec"
 
@@ -72,10 +73,15 @@ func (e *Engine) doom(ct *container, o RemoveOptions) error {
 		}
 		return fmt.Errorf("You cannot remove a %s container %s. Stop the container before attempting removal or force remove: %w", c.State, c.Name, errdefs.ErrConflict) //nolint:staticcheck // as above
 	}
-	if r := c.Removal; r != nil && (r.Volumes || !o.Volumes) {
-		return nil
+	r := Removal{Call: !o.Planned, At: time.Now()}
+	if c.Removal != nil {
+		r = *c.Removal
+		if r.Volumes || !o.Volumes {
+			return nil
+		}
 	}
-	_, err := e.update(ct, synced, func(c *Container) { c.Removal = &Removal{Volumes: o.Volumes} })
+	r.Volumes = o.Volumes
+	_, err := e.update(ct, synced, func(c *Container) { c.Removal = &r })
 	return err
 }
 
@@ -105,6 +111,9 @@ func (e *Engine) removeLocked(ctx context.Context, ct *container) error {
 	ct.recall(func(c *Container) { c.State = Removing }) // on disk it is doomed already
 	c := ct.snapshot()
 	e.fault("remove: removing")
+	if err := e.emptied(c); err != nil {
+		e.Log.Error("a removal will be undone by whoever keeps the container", "container", c.Name, "error", err)
+	}
 	if err := e.takeApart(ctx, c); err != nil {
 		err = fmt.Errorf("remove %s: %w", c.Name, err)
 		_, werr := e.update(ct, fact, func(c *Container) { c.State, c.Error = Dead, err.Error() })

@@ -40,7 +40,7 @@ func (e *Engine) startLocked(ctx context.Context, ct *container) error {
 			return err
 		}
 	}
-	ct.recall(func(c *Container) { c.RestartCount, c.Crashes = 0, 0 })
+	ct.recall(func(c *Container) { c.RestartCount, c.Crashes, c.Recent = 0, 0, nil })
 	back := c.State
 	if back == Restarting {
 		back = Exited
@@ -158,14 +158,14 @@ func (e *Engine) started(ct *container, st keeper.Status, w wiring) {
 	}
 	now, err := e.update(ct, fact, func(c *Container) {
 		c.State, c.Pid, c.StartedAt, c.Error = Running, st.Pid, st.StartedAt, ""
-		c.ExitLost, c.OOMKilled = false, false
+		c.ExitLost, c.OOMKilled, c.Lost, c.GaveUp = false, false, false, ""
 		c.Health, c.Networks, c.Ports = health, w.joined, w.ports
 	})
 	if err != nil {
 		e.Log.Error("record a start", "container", now.Name, "error", err)
 		return
 	}
-	e.setReady(now, true, health == nil)
+	e.attend(ct)
 	if health != nil {
 		e.watchHealth(ct, now)
 	}

@@ -25,6 +25,7 @@ type purpose uint8
 const (
 	forNow  purpose = iota // it stays stopped until a call starts it
 	again                  // the same call starts it again
+	asSick                 // it is unhealthy, and its restart policy goes on with it
 	forGood                // it is doomed, and on disk as such
 )
 
@@ -93,7 +94,7 @@ func (e *Engine) halt(ctx context.Context, ct *container, o StopOptions, why pur
 		return err
 	}
 	e.fault("stop: intended")
-	e.setReady(c, true, false) // new connections go to other replicas, where there are any
+	e.setLeaving(c) // new connections go to other replicas, where there are any
 	e.emitKill(c, sig)
 	if err := e.signal(ctx, ct, c, sig, true); err != nil {
 		return err
@@ -141,6 +142,13 @@ func (e *Engine) intend(ctx context.Context, ct *container, why purpose) (Contai
 	case why == again:
 		ct.mu.Lock()
 		ct.cycling = was.State.Live()
+		ct.mu.Unlock()
+	case why == asSick:
+		if was.State != Running || was.Stopped || was.Removal != nil || was.Health == nil || was.Health.Status != Unhealthy {
+			return was, fmt.Errorf("container %s is not unhealthy any more: %w", was.Name, errdefs.ErrNotModified)
+		}
+		ct.mu.Lock()
+		ct.sick = true
 		ct.mu.Unlock()
 	case why == forNow && was.Removal == nil && (!was.Stopped || was.State == Restarting):
 		if _, err := e.update(ct, synced, func(c *Container) { c.Stopped = true }); err != nil {

@@ -47,19 +47,22 @@ type identity struct {
 type standing struct {
 	Version      int
 	State        State
-	Pid          int       `json:",omitempty"`
-	StartedAt    time.Time `json:",omitzero"`
-	FinishedAt   time.Time `json:",omitzero"`
-	ExitCode     int       `json:",omitempty"`
-	ExitLost     bool      `json:",omitempty"`
-	OOMKilled    bool      `json:",omitempty"`
-	Error        string    `json:",omitempty"`
-	Stopped      bool      `json:",omitempty"`
-	Committing   bool      `json:",omitempty"`
-	Removal      *Removal  `json:",omitempty"`
-	RestartCount int       `json:",omitempty"`
-	Crashes      int       `json:",omitempty"`
-	Health       *Health   `json:",omitempty"`
+	Pid          int         `json:",omitempty"`
+	StartedAt    time.Time   `json:",omitzero"`
+	FinishedAt   time.Time   `json:",omitzero"`
+	ExitCode     int         `json:",omitempty"`
+	ExitLost     bool        `json:",omitempty"`
+	OOMKilled    bool        `json:",omitempty"`
+	Lost         bool        `json:",omitempty"`
+	Error        string      `json:",omitempty"`
+	Stopped      bool        `json:",omitempty"`
+	Committing   bool        `json:",omitempty"`
+	Removal      *Removal    `json:",omitempty"`
+	RestartCount int         `json:",omitempty"`
+	Crashes      int         `json:",omitempty"`
+	Recent       []time.Time `json:",omitempty"`
+	GaveUp       string      `json:",omitempty"`
+	Health       *Health     `json:",omitempty"`
 	Networks     []network.Joined
 	Ports        []network.Binding
 	Changed      time.Time
@@ -80,8 +83,8 @@ func (r records) writeIdentity(c Container) error {
 func (r records) writeState(c Container, synced bool) error {
 	return r.put(c, "state.json", synced, standing{
 		Version: recordVersion, State: c.State, Pid: c.Pid, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt,
-		ExitCode: c.ExitCode, ExitLost: c.ExitLost, OOMKilled: c.OOMKilled, Error: c.Error,
-		Stopped: c.Stopped, Committing: c.Committing, Removal: c.Removal, RestartCount: c.RestartCount, Crashes: c.Crashes,
+		ExitCode: c.ExitCode, ExitLost: c.ExitLost, OOMKilled: c.OOMKilled, Lost: c.Lost, Error: c.Error,
+		Stopped: c.Stopped, Committing: c.Committing, Removal: c.Removal, RestartCount: c.RestartCount, Crashes: c.Crashes, Recent: c.Recent, GaveUp: c.GaveUp,
 		Health: c.Health, Networks: c.Networks, Ports: c.Ports, Changed: c.Changed,
 	})
 }
@@ -191,8 +194,9 @@ func (r records) read(id string) (Container, error) {
 		at = standing{State: Running, StartedAt: who.Created}
 	}
 	c.State, c.Pid, c.StartedAt, c.FinishedAt = at.State, at.Pid, at.StartedAt, at.FinishedAt
-	c.ExitCode, c.ExitLost, c.OOMKilled, c.Error = at.ExitCode, at.ExitLost, at.OOMKilled, at.Error
+	c.ExitCode, c.ExitLost, c.OOMKilled, c.Lost, c.Error = at.ExitCode, at.ExitLost, at.OOMKilled, at.Lost, at.Error
 	c.Stopped, c.Committing, c.Removal, c.RestartCount, c.Crashes = at.Stopped, at.Committing, at.Removal, at.RestartCount, at.Crashes
+	c.Recent, c.GaveUp = at.Recent, at.GaveUp
 	c.Health, c.Networks, c.Ports, c.Changed = at.Health, at.Networks, at.Ports, at.Changed
 	return c, nil
 }

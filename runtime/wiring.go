@@ -119,8 +119,8 @@ func (e *Engine) sandbox(c Container) network.Sandbox {
 		Hostname: c.Name,
 		Group:    n.Group,
 		Running:  c.State.Live(),
+		Ready:    c.Ready(time.Now()),
 	}
-	s.Ready = s.Running && (c.Health == nil || c.Health.Status == Healthy)
 	for _, a := range n.DNS {
 		if addr, err := netip.ParseAddr(a); err == nil {
 			s.DNS = append(s.DNS, addr)
@@ -145,20 +145,39 @@ func (e *Engine) sandbox(c Container) network.Sandbox {
 
 // endpoint adds the names every container has to those it asked for.
 func (e *Engine) endpoint(c Container, ep spec.Endpoint) network.Endpoint {
-	names := append([]string{c.Name, c.ID[:12]}, ep.Aliases...)
+	names := []string{c.Name, c.ID[:12]}
 	if h := c.Config.Hostname; h != "" {
 		names = append(names, h)
 	}
+	if own, aside := strings.CutPrefix(c.Name, c.ID[:12]+"_"); aside {
+		// It has given its name to the container that will replace it, and
+		// answers to it until that one is ready.
+		names = append(names, own)
+	}
+	var virtual []string
+	var had netip.Addr
+	if c.Config.Network.Virtual {
+		virtual = ep.Aliases
+		for _, j := range c.Networks {
+			if j.NetworkID == ep.Network || j.NetworkName == ep.Network {
+				had = j.Virtual
+			}
+		}
+	} else {
+		names = append(names, ep.Aliases...)
+	}
 	slices.Sort(names)
 	return network.Endpoint{
-		Network:    ep.Network,
-		Names:      slices.Compact(names),
-		IPv4:       ep.IPv4,
-		IPv6:       ep.IPv6,
-		MAC:        ep.MacAddress,
-		Interface:  ep.Interface,
-		Priority:   ep.Priority,
-		GwPriority: ep.GwPriority,
+		Network:     ep.Network,
+		Names:       slices.Compact(names),
+		Virtual:     virtual,
+		VirtualAddr: had,
+		IPv4:        ep.IPv4,
+		IPv6:        ep.IPv6,
+		MAC:         ep.MacAddress,
+		Interface:   ep.Interface,
+		Priority:    ep.Priority,
+		GwPriority:  ep.GwPriority,
 	}
 }
 
@@ -176,6 +195,17 @@ func (e *Engine) setReady(c Container, running, ready bool) {
 	}
 }
 
+// setLeaving moves names and published ports away from a container that is being
+// ended, for good.
+func (e *Engine) setLeaving(c Container) {
+	if !ownNetwork(c.Config.Network.Mode) {
+		return
+	}
+	if err := e.Fabric.Leave(c.ID); err != nil && !errdefs.IsNotFound(err) {
+		e.Log.Error("direct traffic", "container", c.Name, "leaving", true, "error", err)
+	}
+}
+
 // portGroup is who owns a container's published ports.
 func portGroup(c Container) string {
 	if g := c.Config.Network.Group; g != "" {
@@ -189,7 +219,7 @@ func published(c Container) ([]network.Port, error) {
 	n := c.Config.Network
 	var ports []network.Port
 	for _, p := range n.Ports {
-		np := network.Port{HostPort: p.HostPort, HostEnd: p.HostEnd, Port: p.Port, Protocol: p.Protocol}
+		np := network.Port{HostPort: p.HostPort, HostEnd: p.HostEnd, Port: p.Port, Protocol: p.Protocol, Sticky: n.Sticky}
 		if p.HostIP != "" {
 			addr, err := netip.ParseAddr(strings.Trim(p.HostIP, "[]"))
 			if err != nil {
@@ -208,7 +238,7 @@ func published(c Container) ([]network.Port, error) {
 				return nil, fmt.Errorf("exposed port %q is not a port: %w", x, errdefs.ErrInvalidArgument)
 			}
 			if !slices.ContainsFunc(ports, func(p network.Port) bool { return p.Port == port && same(p.Protocol, proto) }) {
-				ports = append(ports, network.Port{Port: port, Protocol: proto})
+				ports = append(ports, network.Port{Port: port, Protocol: proto, Sticky: n.Sticky})
 			}
 		}
 	}

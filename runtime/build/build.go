@@ -7,9 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
-	"time"
 
 	"gantry/network"
 	"gantry/runtime/image"
@@ -63,7 +61,6 @@ type Builder struct {
 	closed bool
 	open   *opened                       // nil until it is needed
 	builds map[string]context.CancelFunc // those with an id
-	lull   *time.Timer                   // since the last build; nil before the first
 }
 
 // opened is a BuildKit at work.
@@ -127,9 +124,6 @@ func (b *Builder) buildkit() (*opened, error) {
 func (b *Builder) Close() error {
 	b.mu.Lock()
 	b.closed = true
-	if b.lull != nil {
-		b.lull.Stop()
-	}
 	o := b.open
 	b.open = nil
 	b.mu.Unlock()
@@ -216,21 +210,5 @@ func (b *Builder) track(ctx context.Context, id string) (_ context.Context, done
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		delete(b.builds, id)
-	}
-}
-
-// lullTime after the last build, the memory that it took is given back: a
-// program as idle as a daemon would keep it for minutes.
-const lullTime = 5 * time.Second
-
-func (b *Builder) rest() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.closed:
-	case b.lull == nil:
-		b.lull = time.AfterFunc(lullTime, debug.FreeOSMemory)
-	default:
-		b.lull.Reset(lullTime)
 	}
 }

@@ -83,7 +83,6 @@ func (o *opened) around(b *Builder) []grpc.ServerOption {
 			answer, err := next(ctx, req)
 			if info.FullMethod == controlapi.Control_Solve_FullMethodName {
 				err = b.over(ctx, o, err)
-				b.rest()
 			}
 			return answer, err
 		}),

@@ -74,8 +74,11 @@ type Config struct {
 
 	Restart     RestartPolicy `json:",omitzero"`
 	Healthcheck *Healthcheck  `json:",omitempty"` // nil: the image's
-	Log         LogConfig     `json:",omitzero"`
-	Network     Network       `json:",omitzero"`
+	// ReadyAfter is how long a container without a healthcheck must have run to
+	// count as ready.
+	ReadyAfter time.Duration `json:",omitempty"`
+	Log        LogConfig     `json:",omitzero"`
+	Network    Network       `json:",omitzero"`
 
 	AutoRemove bool `json:",omitempty"` // remove the container once it has exited
 }
@@ -191,11 +194,20 @@ const (
 type RestartPolicy struct {
 	Name       string `json:",omitempty"`
 	MaxRetries int    `json:",omitempty"` // of on-failure; 0: no bound
+	// The rest is what Compose's deploy.restart_policy says besides, and what
+	// Docker's API has no word for.
+	Delay    time.Duration `json:",omitempty"` // before every restart; 0: at once, then ever longer
+	Attempts int           `json:",omitempty"` // restarts at most; 0: no bound
+	Window   time.Duration `json:",omitempty"` // in which Attempts are counted; 0: since a call started it
+	// Unhealthy says that a container which turns unhealthy has failed, and is
+	// ended to be restarted.
+	Unhealthy bool `json:",omitempty"`
 }
 
-// Healthcheck is a probe run inside the container.
+// Healthcheck is a probe: run inside the container (CMD, CMD-SHELL), or made
+// from outside in its network namespace (TCP, HTTP; see [Healthcheck.Target]).
 type Healthcheck struct {
-	Test          []string      `json:",omitempty"` // ["NONE"], ["CMD", …], ["CMD-SHELL", text]; empty: the image's
+	Test          []string      `json:",omitempty"` // ["NONE"], ["CMD", …], ["CMD-SHELL", text], ["TCP", port], ["HTTP", "port/path"]; empty: the image's
 	Interval      time.Duration `json:",omitempty"` // 0: 30 s
 	Timeout       time.Duration `json:",omitempty"` // 0: 30 s
 	StartPeriod   time.Duration `json:",omitempty"`
@@ -223,6 +235,12 @@ type Network struct {
 	// Group names the service that owns Ports together with its other
 	// replicas; "" when the container owns them alone.
 	Group string `json:",omitempty"`
+	// Sticky leads the connections that one client makes to Ports to one and the
+	// same of the group's containers.
+	Sticky bool `json:",omitempty"`
+	// Virtual gives the group an address of its own on every network, which is
+	// what the Aliases of Endpoints mean.
+	Virtual bool `json:",omitempty"`
 
 	DNS        []string `json:",omitempty"`
 	DNSSearch  []string `json:",omitempty"`

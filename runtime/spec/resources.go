@@ -40,6 +40,41 @@ func ResourceSpec(r Resources, h Host, nodes []Node) (*specs.LinuxResources, err
 	return out, nil
 }
 
+// ResourceChange is ResourceSpec for a container that runs with other limits:
+// those it has no more are lifted, by the values that mean none.
+func ResourceChange(was, is Resources, h Host, nodes []Node) (*specs.LinuxResources, error) {
+	unlimited := is
+	lift(&unlimited.CPUShares, was.CPUShares, 1024)
+	lift(&unlimited.CpusetCpus, was.CpusetCpus, h.CpusOnline)
+	lift(&unlimited.CpusetMems, was.CpusetMems, h.MemsOnline)
+	lift(&unlimited.Memory, was.Memory, -1)
+	if was.Memory != 0 && is.Memory == 0 && is.MemorySwap == 0 && h.SwapLimit || was.MemorySwap != 0 && is.MemorySwap == 0 && is.Memory == 0 {
+		unlimited.MemorySwap = -1
+	}
+	none := int64(-1)
+	if h.CgroupV2 {
+		none = 1 // less than a page: nothing is kept; -1 would keep everything
+	}
+	lift(&unlimited.MemoryLow, was.MemoryLow, none)
+	lift(&unlimited.PidsLimit, was.PidsLimit, -1)
+	if limited, now := cpuQuota(was), cpuQuota(is); limited && !now {
+		unlimited.CPUQuota = -1
+		lift(&unlimited.CPUPeriod, 1, cpuPeriod)
+	}
+	return ResourceSpec(unlimited, h, nodes)
+}
+
+// cpuQuota reports whether processor time is limited.
+func cpuQuota(r Resources) bool { return r.NanoCPUs > 0 || r.CPUQuota != 0 }
+
+// lift sets a limit to none if it was one and is said no more.
+func lift[T comparable](limit *T, was, none T) {
+	var unsaid T
+	if *limit == unsaid && was != unsaid {
+		*limit = none
+	}
+}
+
 func cpuSpec(r Resources) *specs.LinuxCPU {
 	cpu := specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
 	if r.CPUShares != 0 {

@@ -139,6 +139,9 @@ func checkLife(c Config, _ Host) error {
 	default:
 		return refuse("restart", "%q is no policy: use no, always, on-failure[:N] or unless-stopped", r.Name)
 	}
+	if r := c.Restart; r.Delay < 0 || r.Attempts < 0 || r.Window < 0 {
+		return refuse("restart", "delay, attempts and window of a restart policy cannot be negative")
+	}
 	if c.AutoRemove && c.Restart.Name != "" && c.Restart.Name != RestartNo {
 		return refuse("restart", "a container that is removed when it ends cannot be restarted: remove one of the two")
 	}
@@ -152,8 +155,12 @@ func checkHealth(c Config, _ Host) error {
 	}
 	if len(h.Test) > 0 {
 		switch kind := h.Test[0]; {
+		case kind == "TCP" || kind == "HTTP":
+			if _, err := h.Target(); err != nil {
+				return refuse("healthcheck.test", "%v", err)
+			}
 		case kind != "NONE" && kind != "CMD" && kind != "CMD-SHELL":
-			return refuse("healthcheck.test", "%q: the first element is not NONE, CMD or CMD-SHELL", kind)
+			return refuse("healthcheck.test", "%q: the first element is not NONE, CMD, CMD-SHELL, TCP or HTTP", kind)
 		case kind == "NONE" && len(h.Test) > 1:
 			return refuse("healthcheck.test", "NONE stands alone")
 		case kind != "NONE" && (len(h.Test) == 1 || h.Test[1] == ""):

@@ -112,6 +112,22 @@ func (s *Store) path(name string, more ...string) string {
 	return filepath.Join(append([]string{s.dir, name}, more...)...)
 }
 
+// Dir is where the volumes are, each in a directory of its name.
+func (s *Store) Dir() string { return s.dir }
+
+// Lost says of a volume, known or not, that its data is not where it would be,
+// and where that is. What a volume's options name is somebody else's matter.
+func (s *Store) Lost(name string) (path string, lost bool) {
+	path = s.Path(name)
+	if st, err := s.get(name); err == nil {
+		if src, err := source(st.Options, st.Mountpoint); err != nil || src.Device != st.Mountpoint {
+			return "", false
+		}
+	}
+	info, err := os.Stat(path)
+	return path, errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir()
+}
+
 // Path is where the content of a volume without options lies, whether or not
 // there is one of that name.
 func (s *Store) Path(name string) string { return s.path(name, "_data") }
