@@ -10,8 +10,8 @@ import (
 
 // Action is one thing to do, such as a person would say: run, replace, await.
 // The set is closed: [Pull], [RemoveImage], [CreateNetwork], [RemoveNetwork],
-// [CreateVolume], [RemoveVolume], [Run], [Replace], [SetAside], [Start],
-// [Stop], [Restart], [Remove], [Await].
+// [CreateVolume], [RemoveVolume], [Run], [Replace], [Retire], [Update],
+// [Rename], [Start], [Stop], [Restart], [Remove], [Await], [Delay].
 type Action interface {
 	fmt.Stringer
 	// What takes the action apart, for those who show progress.
@@ -106,14 +106,53 @@ type Replace struct {
 	Old     string // id
 	Spec    RunSpec
 	Options ReplaceOptions
+	Because string // of the order, if it is not the usual one
 }
 
 func (a Replace) What() What {
 	return What{Verb: "replace", Kind: "container", Name: a.Spec.Name, Service: a.Spec.Service.Name}
 }
-func (a Replace) String() string { return containerText(a.What()) }
+func (a Replace) String() string {
+	s := containerText(a.What())
+	switch {
+	case a.Because != "":
+		s += fmt.Sprintf(" %s (%s)", a.Options.Order, a.Because)
+	case a.Options.Order != "":
+		s += " " + string(a.Options.Order)
+	}
+	return s
+}
 func (a Replace) run(ctx context.Context, e Engine) error {
-	return e.Replace(ctx, a.Old, a.Spec, a.Options)
+	return updateFailed(ctx, a.Spec.Service.Name, e.Replace(ctx, a.Old, a.Spec, a.Options))
+}
+
+// Retire removes a container that another one has replaced, when nobody is
+// connected to it any more.
+type Retire struct {
+	Name string
+	Spec RetireSpec
+}
+
+func (a Retire) What() What {
+	return What{Verb: "retire", Kind: "container", Name: a.Name, Service: a.Spec.Service, Stops: true}
+}
+func (a Retire) String() string { return containerText(a.What()) }
+func (a Retire) run(ctx context.Context, e Engine) error {
+	return updateFailed(ctx, a.Spec.Service, gone(e.Retire(ctx, a.Spec)))
+}
+
+// Update changes a container in place: its process goes on.
+type Update struct {
+	ID   string
+	Spec RunSpec
+}
+
+func (a Update) What() What {
+	return What{Verb: "update", Kind: "container", Name: a.Spec.Name, Service: a.Spec.Service.Name}
+}
+func (a Update) String() string { return containerText(a.What()) }
+func (a Update) run(ctx context.Context, e Engine) error {
+	return e.Update(ctx, a.ID, a.Spec)
 }
 
 // Start starts a container that exists.
@@ -141,16 +180,26 @@ func (a Stop) run(ctx context.Context, e Engine) error {
 	return gone(e.Stop(ctx, a.ID, a.Timeout))
 }
 
-// SetAside takes its name from a container that will be replaced or removed,
-// so that another one can have it.
-type SetAside struct{ ID, Name, Service string }
+// Rename gives a container another name: it is set aside for another one, or
+// gets its own again.
+type Rename struct{ ID, Name, To, Service string }
 
-func (a SetAside) What() What {
-	return What{Verb: "set aside", Kind: "container", Name: a.Name, Service: a.Service}
+func (a Rename) What() What {
+	verb := "rename"
+	if a.To == AsideName(a.ID, a.Name) {
+		verb = "set aside"
+	}
+	return What{Verb: verb, Kind: "container", Name: a.Name, Service: a.Service}
 }
-func (a SetAside) String() string { return containerText(a.What()) }
-func (a SetAside) run(ctx context.Context, e Engine) error {
-	return gone(e.SetAside(ctx, a.ID))
+func (a Rename) String() string {
+	w := a.What()
+	if w.Verb == "rename" {
+		return containerText(w) + " to " + a.To
+	}
+	return containerText(w)
+}
+func (a Rename) run(ctx context.Context, e Engine) error {
+	return gone(e.Rename(ctx, a.ID, a.To))
 }
 
 // Restart stops a container and starts it.
@@ -193,13 +242,59 @@ func (a Await) What() What {
 }
 func (a Await) String() string {
 	s := fmt.Sprintf("await %s %s", a.Spec.Service, a.Spec.Condition)
+	t := a.Spec.Trial
+	switch {
+	case t == nil:
+	case t.Checked:
+		s += fmt.Sprintf(" and running for %s", t.For)
+	default:
+		s = fmt.Sprintf("await %s healthy or running for %s", a.Spec.Service, t.For)
+	}
 	if n := len(a.Spec.Numbers); n > 1 {
 		s += fmt.Sprintf(" (%d replicas)", n)
+	}
+	if t != nil && t.Tolerate > 0 {
+		s += fmt.Sprintf(", of which %d may fail", t.Tolerate)
 	}
 	return s
 }
 func (a Await) run(ctx context.Context, e Engine) error {
-	return e.Await(ctx, a.Spec)
+	err := e.Await(ctx, a.Spec)
+	if a.Spec.Trial != nil {
+		return updateFailed(ctx, a.Spec.Service, err)
+	}
+	return err
+}
+
+// Delay waits between two batches of an update.
+type Delay struct {
+	Service string
+	For     time.Duration
+}
+
+func (a Delay) What() What {
+	return What{Verb: "delay", Kind: "service", Name: a.Service, Service: a.Service}
+}
+func (a Delay) String() string { return fmt.Sprintf("delay %s by %s", a.Service, a.For) }
+func (a Delay) run(ctx context.Context, e Engine) error {
+	return e.Delay(ctx, a.For)
+}
+
+// brokenUpdate is the failure of a service's update, as opposed to one of what
+// comes before it or of gantry itself.
+type brokenUpdate struct {
+	service string
+	err     error
+}
+
+func (u *brokenUpdate) Error() string { return u.err.Error() }
+func (u *brokenUpdate) Unwrap() error { return u.err }
+
+func updateFailed(ctx context.Context, service string, err error) error {
+	if err == nil || ctx.Err() != nil || errdefs.IsUnavailable(err) {
+		return err
+	}
+	return &brokenUpdate{service, err}
 }
 
 // told is an action read from JSON: its text is all that is left of it.

@@ -29,6 +29,9 @@ func (p *planner) doorsOf(s *service) []int {
 // door is what stands between a service and one of its dependencies.
 func (p *planner) door(s, d *service, e compose.Edge) []int {
 	why := s.name + " depends on it"
+	if p.holding && len(d.acted) == 0 {
+		return nil // as it is, the service ran with it
+	}
 	switch e.Condition {
 	case compose.ConditionHealthy:
 		if !d.all(func(c Container) bool { return c.Status == Running && c.Health == Healthy }) {
@@ -40,13 +43,16 @@ func (p *planner) door(s, d *service, e compose.Edge) []int {
 		}
 	default:
 		if e.Required {
-			return d.acted
+			return slices.Concat(d.updated, d.acted)
 		}
 		if len(d.acted) > 0 {
 			return []int{p.await(d, IsStarted, true, why)}
 		}
 	}
-	return nil
+	if !e.Required {
+		return nil
+	}
+	return d.updated // so that what it joins, say, is there
 }
 
 // all reports whether every replica is there, is left as it is and meets the
@@ -66,7 +72,12 @@ func (p *planner) await(d *service, c Condition, optional bool, why string) int 
 	for _, r := range d.replicas {
 		spec.Numbers = append(spec.Numbers, r.number)
 	}
-	p.awaits[key] = p.add(Step{Do: Await{spec}, Why: why, After: slices.Concat(d.cleared, d.acted), Optional: optional})
+	spec.IDs = d.known(spec.Numbers)
+	after := slices.Concat(d.cleared, d.updated, d.acted)
+	if c == IsReady {
+		after = append(after, d.rolled...) // what fails there is said once
+	}
+	p.awaits[key] = p.add(Step{Do: Await{spec}, Why: why, After: after, Optional: optional})
 	return p.awaits[key]
 }
 
@@ -104,8 +115,12 @@ func (p *planner) awaitAll() error {
 			continue
 		}
 		condition, met := IsReady, Container.ready
-		if p.jobs[s.name] {
+		switch {
+		case p.jobs[s.name]:
 			condition, met = IsCompleted, Container.completed
+		case runsOnce(s.conf):
+			// Nobody has said whether it is a service or a job: it may end well.
+			met = func(c Container) bool { return c.ready() || c.completed() }
 		}
 		_, healthy := p.awaits[awaitKey{s.name, IsHealthy, false}]
 		if !s.all(met) && (condition != IsReady || !healthy) {
@@ -149,7 +164,7 @@ func (p *planner) joins(s *service) (map[string]string, []int, error) {
 		}
 		names[t] = r.name
 		if d := p.services[t]; d != nil {
-			after = append(after, d.acted...)
+			after = slices.Concat(after, d.acted, d.cleared)
 		}
 	}
 	return names, after, nil

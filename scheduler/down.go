@@ -25,12 +25,17 @@ func (p *planner) orphaned(c Container) bool {
 
 // removeOrphans removes orphans if that was asked for, else speaks of them.
 func (p *planner) removeOrphans() error {
-	var orphans []Container
+	var orphans, foreign []Container
 	for _, c := range p.have.Containers {
-		if p.orphaned(c) {
+		switch {
+		case !p.orphaned(c):
+		case p.ours(c.Dir):
 			orphans = append(orphans, c)
+		case !c.OneOff:
+			foreign = append(foreign, c)
 		}
 	}
+	p.noteForeign(foreign)
 	if p.want.Options.RemoveOrphans {
 		p.orphans = p.removeAll(orphans, func(c Container) string {
 			if c.OneOff {
@@ -121,11 +126,18 @@ func dependentsFirst(services map[string][]Container, dependsOn map[string][]str
 func reconcileDown(want Goal, have State) Plan {
 	p := newPlanner(want, have)
 	o := want.Options
-	var remove, orphans []Container
+	var remove, orphans, foreign []Container
+	named := make(map[string]bool, len(want.Known))
+	for _, name := range want.Known {
+		named[name] = true
+	}
 	for _, c := range have.Containers {
+		known := !c.OneOff && named[c.Service]
 		switch {
 		case c.Project != p.p.Name || want.Scope != nil && !want.inScope(c.Service):
-		case want.Scope == nil && len(want.Known) > 0 && !c.OneOff && !slices.Contains(want.Known, c.Service) && !o.RemoveOrphans:
+		case !known && !p.ours(c.Dir):
+			foreign = append(foreign, c)
+		case want.Scope == nil && len(want.Known) > 0 && !c.OneOff && !known && !o.RemoveOrphans:
 			orphans = append(orphans, c)
 		default:
 			remove = append(remove, c)
@@ -133,12 +145,13 @@ func reconcileDown(want Goal, have State) Plan {
 	}
 	slices.SortFunc(orphans, func(a, b Container) int { return cmp.Or(strings.Compare(a.Name, b.Name), byNumber(a, b)) })
 	p.noteOrphans(orphans)
+	p.noteForeign(foreign)
 	removed := p.removeAll(remove, func(Container) string { return "down" }, RemoveOptions{Timeout: o.Timeout, Volumes: o.Volumes})
 	if want.Scope != nil {
 		return p.plan
 	}
 	user := func(uses func(Container) []string, name string) string {
-		for _, c := range orphans {
+		for _, c := range slices.Concat(orphans, foreign) {
 			if slices.Contains(uses(c), name) {
 				return c.Name
 			}
@@ -158,6 +171,10 @@ func reconcileDown(want Goal, have State) Plan {
 	if o.Volumes {
 		for _, v := range slices.SortedFunc(slices.Values(have.Volumes), func(a, b Volume) int { return strings.Compare(a.Name, b.Name) }) {
 			if v.Project != p.p.Name || v.Key == "" {
+				continue
+			}
+			if !o.Named && !p.ours(v.Dir) {
+				p.note("volume %s stays: it was made by the project of the same name in %s (gantry volume rm removes it)", v.Name, v.Dir)
 				continue
 			}
 			if c := cmp.Or(user(func(c Container) []string { return c.Volumes }, v.Name), first(v.Others)); c != "" {

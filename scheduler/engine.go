@@ -15,6 +15,9 @@ type Look struct {
 	Images   []string // references
 	Networks []string
 	Volumes  []string
+	// Dirs are directories of the machine to tell apart, besides those the
+	// containers were made from.
+	Dirs []string
 }
 
 // Observer can look and change nothing. A dry run holds no more than this.
@@ -56,14 +59,24 @@ type Engine interface {
 	// cannot be started is not left behind.
 	Run(ctx context.Context, spec RunSpec) error
 	// Replace puts a container made from spec in the place of the one with the
-	// id old. It stops and renames the old one, creates the new one under its
-	// final name with the old one's anonymous volumes (unless RenewAnonVolumes),
-	// starts it and removes the old one. Whoever dies in between leaves at
-	// most both, with the same number: [Reconcile] sees to that.
+	// id old. It stops the old one and gives it the name [AsideName], creates
+	// the new one under its final name with the old one's anonymous volumes
+	// (unless RenewAnonVolumes), starts it and removes the old one. With the
+	// order [StartFirst] the old one runs on and stays, for a Retire. A new one
+	// that does not start is removed, and the old one is as it was. Whoever
+	// dies in between leaves at most both, with the same number: [Reconcile]
+	// sees to that.
 	Replace(ctx context.Context, old string, spec RunSpec, o ReplaceOptions) error
-	// SetAside gives a container that is about to be replaced or removed
-	// another name, as Replace does; it runs on.
-	SetAside(ctx context.Context, id string) error
+	// Update gives the container with the id what of spec needs no new one:
+	// limits, restart policy, published ports, networks and their aliases, and
+	// spec's labels, which come last: they say that all of it is so.
+	Update(ctx context.Context, id string, spec RunSpec) error
+	// Retire is Remove of a container whose heir is ready. If the heir is not
+	// ready any more it stays, and that is ErrFailedPrecondition: whoever comes
+	// next must not. Only where MayFail is set and the heir has ended is it none.
+	Retire(context.Context, RetireSpec) error
+	// Rename gives a container another name; it runs on.
+	Rename(ctx context.Context, id, name string) error
 	Start(ctx context.Context, id string) error
 	// Stop counts as a call: the runtime does not start the container again.
 	Stop(ctx context.Context, id string, timeout *time.Duration) error
@@ -72,7 +85,14 @@ type Engine interface {
 
 	// Await returns when all replicas named meet the condition, or as soon as
 	// one of them no longer can: it exited, is unhealthy, has no health check.
+	// With a Trial, see there.
 	Await(context.Context, AwaitSpec) error
+	// Delay returns after some time.
+	Delay(ctx context.Context, d time.Duration) error
+
+	// Forget says that nobody keeps a goal for the project (any more): which of
+	// its replicas were removed by a call need not be remembered.
+	Forget(project string)
 
 	// Watch sends the name of a project whenever something has happened to one
 	// of its containers, networks or volumes. Names may be dropped while one
@@ -122,12 +142,28 @@ type RunSpec struct {
 type ReplaceOptions struct {
 	Timeout          *time.Duration // for the old one to stop; nil: its own
 	RenewAnonVolumes bool
+	Order            Order // "": [StopFirst]
 }
 
 // RemoveOptions bend a Remove.
 type RemoveOptions struct {
 	Timeout *time.Duration // to stop; nil: the container's own
 	Volumes bool           // its anonymous volumes too
+	// Drain lets it leave names and published ports first, and waits until
+	// nobody is connected to it any more, for as long as it would have to stop.
+	Drain bool
+}
+
+// RetireSpec is a container that is to make room for another one of the same
+// number: the heir.
+type RetireSpec struct {
+	ID      string
+	Project string
+	Service string
+	Number  int
+	Heir    string // id; "": the newest of the number
+	MayFail bool   // the heir: then the old one goes on serving
+	Options RemoveOptions
 }
 
 // Condition is what an Await waits for.
@@ -137,14 +173,35 @@ type Condition string
 const (
 	IsStarted   Condition = "started"   // has run, or runs
 	IsHealthy   Condition = "healthy"   // it is an error to have no health check
-	IsReady     Condition = "ready"     // runs, and is healthy if it has a health check
+	IsReady     Condition = "ready"     // runs, and is healthy if it has a health check; or ended well, if it may end
 	IsCompleted Condition = "completed" // exited with code 0
 )
 
 // AwaitSpec names replicas of one service by the labels they carry.
 type AwaitSpec struct {
-	Project   string
-	Service   string
-	Numbers   []int // sorted
+	Project string
+	Service string
+	Numbers []int // sorted
+	// IDs of those replicas that are not the newest container of their number.
+	IDs       map[int]string
 	Condition Condition
+	Trial     *Trial
+}
+
+// Quoted begins a line of an error that a container has written.
+const Quoted = "    | "
+
+// Trial is what new replicas must stand in an update, where the condition is
+// [IsReady]. One that exits, becomes unhealthy or crashes again and again has
+// failed it: it is stopped and kept. The others are waited for nevertheless.
+// Too many that failed are an error, which shows the last lines each has
+// written.
+type Trial struct {
+	// For is how long a replica without a health check must have run. With
+	// one it must be healthy; if Checked, it must have run as long, too.
+	For     time.Duration
+	Checked bool
+	MayEnd  bool // ending with code 0 is as good as being ready
+	// Tolerate is how many may fail.
+	Tolerate int
 }

@@ -115,6 +115,8 @@ func check(ctx context.Context, o Observer, p Plan) error {
 			spec = a.Spec
 		case Replace:
 			spec = a.Spec
+		case Update:
+			spec = a.Spec
 		default:
 			continue
 		}
@@ -200,8 +202,11 @@ func (w *walk) next() (i int, ok bool) {
 
 // waiting reports whether a step only waits, and so takes no slot.
 func (w *walk) waiting(i int) bool {
-	_, ok := w.plan.Steps[i].Do.(Await)
-	return ok
+	switch w.plan.Steps[i].Do.(type) {
+	case Await, Delay:
+		return true
+	}
+	return false
 }
 
 func (w *walk) start(ctx context.Context, e Engine, i int) {

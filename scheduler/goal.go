@@ -34,6 +34,9 @@ type Goal struct {
 	// goal: reference → why. A plan counts on them. It is for looking ahead
 	// and never stored.
 	Coming map[string]string
+	// Pulls are images that are here, and that the caller will have asked their
+	// registries for before it applies the goal: reference → why. The same.
+	Pulls map[string]string
 	// Sources say where a fixed image came from: the same reference → a name
 	// with a digest, by which a registry has it for as long as it has it at all.
 	Sources map[string]string
@@ -46,8 +49,14 @@ type Want struct {
 	Replicas int
 	// Stopped asks for its replicas to stay as they are but not to run.
 	Stopped bool `json:",omitempty"`
+	// NoStart says that when it was last asked for, its replicas were to be made
+	// and not started.
+	NoStart bool `json:",omitempty"`
 	// Generation is raised to force new containers; see [Merge].
 	Generation int `json:",omitempty"`
+	// Run is, of a job, when the run that is to be started was due; it is never
+	// stored.
+	Run time.Time `json:"-"`
 	// Asked is when the service was last asked for; see [Merge].
 	Asked time.Time `json:",omitzero"`
 }
@@ -76,6 +85,10 @@ type Options struct {
 	// means all. What they depend on is in Scope, not here.
 	Services []string `json:",omitempty"`
 
+	// Scaled are the services of which the user has said how many replicas there
+	// are to be: until they are measured again autoscaling has no say in it.
+	Scaled []string `json:",omitempty"`
+
 	Recreate             Policy `json:",omitempty"` // of the services named
 	RecreateDependencies Policy `json:",omitempty"` // of what they depend on
 
@@ -94,6 +107,14 @@ type Options struct {
 
 	Volumes      bool   `json:",omitempty"` // down: remove named and anonymous volumes
 	RemoveImages string `json:",omitempty"` // down: RemoveNoImages, RemoveLocalImages, RemoveAllImages
+
+	// Named: the caller has named the project, so it is meant wherever it is.
+	Named bool `json:",omitempty"`
+	// Dir is the directory that a `down` comes from; other goals have it in
+	// their project. "": not said.
+	Dir string `json:",omitempty"`
+	// Rollback rolls out by rollback_config instead of update_config.
+	Rollback bool `json:",omitempty"`
 
 	// Timeout for a container to stop in; nil: the container's own.
 	Timeout *time.Duration `json:",omitempty"`
@@ -126,7 +147,14 @@ func NewGoal(p *compose.Project, o Options) (Goal, error) {
 	}
 	for _, name := range names {
 		s := p.Services[name]
-		g.Services[name] = Want{Replicas: s.GetScale()}
+		n := s.GetScale()
+		if scheduleOf(s) != "" && !slices.Contains(o.Scaled, name) {
+			n = 0
+		}
+		if rule := autoscaled(s); rule != nil && n > 0 && !slices.Contains(o.Scaled, name) {
+			n = rule.Within(n)
+		}
+		g.Services[name] = Want{Replicas: n}
 	}
 	return g, nil
 }
@@ -182,6 +210,7 @@ type wireGoal struct {
 	Known    []string          `json:"known,omitempty"`
 	Images   map[string]string `json:"images,omitempty"`
 	Coming   map[string]string `json:"coming,omitempty"`
+	Pulls    map[string]string `json:"pulls,omitempty"`
 	Sources  map[string]string `json:"sources,omitempty"`
 	Options  Options           `json:"options"`
 }
@@ -197,7 +226,7 @@ func (g Goal) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(wireGoal{Version: goalVersion, Project: string(text), Services: g.Services,
-		Scope: g.Scope, Known: g.Known, Images: g.Images, Coming: g.Coming, Sources: g.Sources, Options: g.Options})
+		Scope: g.Scope, Known: g.Known, Images: g.Images, Coming: g.Coming, Pulls: g.Pulls, Sources: g.Sources, Options: g.Options})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -214,6 +243,6 @@ func (g *Goal) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("project of the goal: %w", err)
 	}
-	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Coming: w.Coming, Sources: w.Sources, Options: w.Options}
+	*g = Goal{Project: p, Services: w.Services, Scope: w.Scope, Known: w.Known, Images: w.Images, Coming: w.Coming, Pulls: w.Pulls, Sources: w.Sources, Options: w.Options}
 	return nil
 }

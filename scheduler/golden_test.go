@@ -3,13 +3,16 @@ package scheduler
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/compose"
 
@@ -29,15 +32,24 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //	behave SERVICE WHAT    see sim.behave
 //	up|create FILE [flag|service]…  plan, execute, and plan again: nothing is left
 //	plan FILE …            the same without executing
-//	down|plandown [flag|service]…
+//	show FILE …            the same as people see it
+//	down|plandown|showdown [flag|service]…
 //	scale SERVICE=N…
 //	stop|start SERVICE…    by the scheduler
 //	exit|halt|kill|lose CONTAINER [CODE]   it ends, is stopped by a call, is dead, is gone
+//	rm CONTAINER           a call removes it, which is not the scheduler's
+//	lost CONTAINER         its process is gone, with the machine
+//	again CONTAINER        the runtime has started it anew
+//	losedata VOLUME        where its data was is nothing any more
+//	losenet NETWORK        nobody knows it any more
+//	gaveup CONTAINER       the runtime has given it up
+//	repair                 Repair is planned, executed, and planned again
 //	copy CONTAINER         a second container with the same labels appears
 //	fail PART OBJECT       that part of an action fails, until "mend"
 //	losegoal               nothing is stored any more
 //	oneoff CONTAINER       makes a container one of a run
 //	use NETWORK|VOLUME WHO a container of somebody else's uses it
+//	mount CONTAINER VOLUME  it has a volume of its own
 //	leave NETWORK          nobody else does any more
 func TestPlans(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -135,6 +147,9 @@ func (s *story) do(line, verb string, args []string) {
 		} else {
 			s.w.volumes[args[0]].Others = append(s.w.volumes[args[0]].Others, args[1])
 		}
+	case "mount": // a volume of its own
+		c := s.w.named(args[0])
+		c.Volumes = append(c.Volumes, args[1])
 	case "leave":
 		s.w.networkNamed(args[0]).Others = nil
 	case "behave":
@@ -151,11 +166,19 @@ func (s *story) do(line, verb string, args []string) {
 		s.stored, s.was = nil, nil
 	case "mend":
 		s.w.fault = nil
-	case "exit", "halt", "kill", "lose", "copy", "oneoff", "pause":
+	case "rm":
+		s.w.byCall(args[0])
+	case "losedata":
+		s.w.volumes[args[0]].Lost = "/volumes/" + args[0]
+	case "losenet":
+		delete(s.w.networks, s.w.networkNamed(args[0]).ID)
+	case "repair":
+		s.repair(line)
+	case "exit", "halt", "kill", "lose", "lost", "again", "gaveup", "copy", "oneoff", "pause":
 		s.happen(verb, s.w.named(args[0]), arg(1))
-	case "up", "create", "plan":
-		s.step(line, verb != "plan", s.goal(args[0], args[1:], verb == "create"))
-	case "down", "plandown":
+	case "up", "create", "plan", "show":
+		s.step(line, verb == "up" || verb == "create", s.goal(args[0], args[1:], verb == "create"))
+	case "down", "plandown", "showdown":
 		s.step(line, verb == "down", DownGoal("shop", s.options(args)))
 	case "scale", "stop", "start":
 		g := s.stored.clone()
@@ -193,6 +216,13 @@ func (s *story) happen(verb string, c *Container, arg string) {
 		c.Status = Paused
 	case "kill":
 		c.Status = Dead
+	case "lost":
+		s.w.exit(c, 255)
+		c.Lost = true
+	case "again":
+		c.Status, c.StartedAt = Running, s.w.clock
+	case "gaveup":
+		c.GaveUp = "is unhealthy"
 	case "lose":
 		delete(s.w.containers, c.ID)
 	case "oneoff":
@@ -224,6 +254,8 @@ func (s *story) options(args []string) Options {
 			o.RenewVolumes = true
 		case "--wait":
 			o.Wait = true
+		case "-V":
+			o.RenewAnonVolumes = true
 		case "-v":
 			o.Volumes = true
 		case "--rmi=all", "--rmi=local":
@@ -264,10 +296,33 @@ func (s *story) goal(file string, args []string, create bool) Goal {
 	return g
 }
 
+// readsTheSame checks that a plan that has travelled as JSON prints as before.
+func (s *story) readsTheSame(plan Plan) {
+	data, err := json.Marshal(plan)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var told Plan
+	if err := json.Unmarshal(data, &told); err != nil {
+		s.t.Fatal(err)
+	}
+	if d := cmp.Diff(plan.Text()+plan.String(), told.Text()+told.String()); d != "" {
+		s.t.Errorf("as JSON the plan says something else (-want +got):\n%s", d)
+	}
+}
+
+// asideID is the id in the name of a container that was set aside: which one it
+// is depends on who was made first.
+var asideID = regexp.MustCompile(`\bc\d{4}_`)
+
+func (s *story) say(format string, args ...any) {
+	s.out.WriteString(asideID.ReplaceAllString(fmt.Sprintf(format, args...), "ID_"))
+}
+
 // step plans for a goal; if act is set it executes the plan and checks that
 // nothing is left, unless something was told to fail.
 func (s *story) step(line string, act bool, asked Goal) {
-	fmt.Fprintf(&s.out, "> %s\n", line)
+	s.say("> %s\n", line)
 	goals := []Goal{asked}
 	if s.stored != nil {
 		goals = append(goals, *s.stored)
@@ -282,16 +337,21 @@ func (s *story) step(line string, act bool, asked Goal) {
 	}
 	plan, err := Reconcile(g, have)
 	if err != nil {
-		fmt.Fprintf(&s.out, "refused: %v\n\n", err)
+		s.say("refused: %v\n\n", err)
 		return
 	}
-	fmt.Fprintf(&s.out, "%s\n", plan)
+	if strings.HasPrefix(line, "show") {
+		s.say("%s\n", plan.Text())
+		s.readsTheSame(plan)
+		return
+	}
+	s.say("%s\n", plan)
 	if !act {
 		return
 	}
 	failed := false
 	if err := Execute(context.Background(), s.w, plan, nil); err != nil {
-		fmt.Fprintf(&s.out, "failed: %v\n\n", err)
+		s.say("failed: %v\n\n", err)
 		failed = true
 	}
 	s.stored = &g
@@ -304,8 +364,31 @@ func (s *story) step(line string, act bool, asked Goal) {
 	case err != nil:
 		s.t.Errorf("%s: the plan after it: %v", line, err)
 	case failed:
-		fmt.Fprintf(&s.out, "left:\n%s\n", again)
+		s.say("left:\n%s\n", again)
 	case !again.Empty():
 		s.t.Errorf("%s: after it there is left:\n%s", line, again)
+	}
+}
+
+// repair plans what Repair does, does it, and plans again: nothing is left.
+func (s *story) repair(line string) {
+	fmt.Fprintf(&s.out, "> %s\n", line)
+	plan, problems, err := Repair(*s.stored, s.w.look(*s.stored), time.Time{})
+	if err != nil {
+		fmt.Fprintf(&s.out, "refused: %v\n\n", err)
+		return
+	}
+	fmt.Fprint(&s.out, plan)
+	for _, text := range problems {
+		fmt.Fprintf(&s.out, "problem: %s\n", text)
+	}
+	fmt.Fprintln(&s.out)
+	if err := Execute(context.Background(), s.w, plan, nil); err != nil {
+		fmt.Fprintf(&s.out, "failed: %v\n\n", err)
+		return
+	}
+	again, _, err := Repair(*s.stored, s.w.look(*s.stored), time.Time{})
+	if err != nil || !again.Empty() {
+		s.t.Errorf("%s: after it there is left: %v\n%s", line, err, again)
 	}
 }

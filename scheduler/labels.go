@@ -34,6 +34,13 @@ const (
 	// LabelUses are hashes of the definitions of the networks and volumes the
 	// container uses: "network:back=0123…,volume:data=4567…".
 	LabelUses = "gantry.uses"
+	// LabelParts are hashes of what the container was made from, part by part
+	// (see compose.Parts), so that one can tell what has changed and whether
+	// that needs another container: "container=0123…,network:back=4567…,ports=89ab…".
+	// Containers of an older gantry do not have it.
+	LabelParts = "gantry.parts"
+	// LabelRun is when the run of a job that the container is was due.
+	LabelRun = "gantry.run"
 )
 
 // version is what LabelVersion says: the Docker Compose whose labels these are.
@@ -93,6 +100,16 @@ func objectLabels(p *compose.Project, user map[string]string, key, label, hash s
 	l[LabelVersion] = version
 	l[LabelHash] = hash
 	return l
+}
+
+// VolumeHash is the hash of the definition a volume was made from, as its
+// labels say; "" if they do not, or if somebody else wrote them: what Docker
+// Compose hashes cannot be compared.
+func VolumeHash(labels map[string]string) string {
+	if labels[LabelVersion] != version {
+		return ""
+	}
+	return labels[LabelHash]
 }
 
 // ContainerName is the name of a replica.

@@ -190,36 +190,40 @@ func (l *life) watch(g Goal, then func(part, object string) error) {
 			}
 		}
 		if part == "start" && !g.IsDown() {
-			l.checkStart(g, l.w.named(object), had)
+			startLaws(l.w, g, l.w.named(object), had, nil)
 		}
 		return nil
 	}
 }
 
-func (l *life) checkStart(g Goal, c *Container, had map[string]int) {
+// startLaws holds the start of a container to what its service was promised:
+// no more replicas than were there or are wanted, and none before what it
+// depends on, unless something has happened to that meanwhile.
+func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[string]bool) {
 	running := 1
-	for _, other := range l.w.containers {
+	for _, other := range w.containers {
 		if other.Service == c.Service && other.Project == c.Project && other.present() && !other.OneOff {
 			running++
 		}
 	}
-	if most := max(had[c.Service], g.Services[c.Service].Replicas); running > most {
-		l.w.lawBroken("%s is started as one of %d, %d wanted", c.Name, running, most)
+	most := max(had[c.Service], g.Services[c.Service].Replicas)
+	if surge := batchSize(g, c.Service); running > most+surge {
+		w.lawBroken("%s is started as one of %d, %d and a surge of %d wanted", c.Name, running, most, surge)
 	}
 	s := g.Project.Services[c.Service]
 	for name, d := range s.DependsOn {
-		w, planned := g.Services[name]
-		if !d.Required || !planned || !g.inScope(name) {
+		want, planned := g.Services[name]
+		if !d.Required || !planned || want.Stopped || !g.inScope(name) || broken[name] {
 			continue
 		}
-		met := 0
-		for _, o := range l.w.containers {
+		dep := g.Project.Services[name]
+		dep.Name = name
+		parts, met := partsLabel(g.Project, dep), 0
+		for _, o := range w.containers {
 			if o.Project != c.Project || o.Service != name || o.OneOff || o.StartedAt.IsZero() {
 				continue
 			}
-			dep := g.Project.Services[name]
-			dep.Name = name
-			if g.policy(name) != Never && o.Hash != compose.HashIn(g.Project, dep) {
+			if g.policy(name) != Never && !(o.Parts == parts || subset(parsePairs(o.Parts), parsePairs(parts), inPlace)) {
 				continue // an old one, which is about to be replaced
 			}
 			switch d.Condition {
@@ -234,8 +238,8 @@ func (l *life) checkStart(g Goal, c *Container, had map[string]int) {
 			}
 			met++
 		}
-		if met < w.Replicas {
-			l.w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, w.Replicas, name, d.Condition)
+		if met < want.Replicas {
+			w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, want.Replicas, name, d.Condition)
 		}
 	}
 }
@@ -295,7 +299,7 @@ func isTrue(g Goal, have State) error {
 		}
 		s := g.Project.Services[c.Service]
 		s.Name = c.Service
-		if g.policy(c.Service) != Never && (c.Hash != compose.HashIn(g.Project, s) || c.Generation < w.Generation) {
+		if g.policy(c.Service) != Never && (c.Parts != partsLabel(g.Project, s) || c.Generation < w.Generation) {
 			return fmt.Errorf("%s is out of date", c.Name)
 		}
 		if !c.present() && !g.Options.NoStart && !c.FinishedAt.After(w.Asked) && !c.completed() {

@@ -11,7 +11,7 @@ import (
 // DownGoal is the goal to have nothing of a project, or, if o.Services names
 // some, none of those.
 func DownGoal(project string, o Options) Goal {
-	return Goal{Project: &compose.Project{Name: project}, Options: o}
+	return Goal{Project: &compose.Project{Name: project, WorkingDir: o.Dir}, Options: o}
 }
 
 // Merge is the goal a project has after a call: what was stored before, if
@@ -20,6 +20,9 @@ func DownGoal(project string, o Options) Goal {
 // A goal about all services replaces the stored one. A goal about some of them
 // (Scope) is laid over it: `up db` changes db and what it depends on, and
 // leaves what is wanted of the others, and how they are defined, as it was.
+//
+// How many replicas an autoscaled service has is left as it is, unless the call
+// says a number itself.
 //
 // Images that the call does not fix are fixed to what their names mean now, so
 // that nothing started later is another one.
@@ -40,7 +43,11 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 	}
 	for name, w := range g.Services {
 		if stored != nil {
-			w.Generation = max(w.Generation, stored.Services[name].Generation)
+			was := stored.Services[name]
+			w.Generation = max(w.Generation, was.Generation)
+			if rule := autoscaled(g.Project.Services[name]); rule != nil && was.Replicas > 0 && !slices.Contains(asked.Options.Scaled, name) {
+				w.Replicas = rule.Within(was.Replicas) // what was measured since counts for more than the file
+			}
 		}
 		g.Services[name] = w
 	}
@@ -147,7 +154,7 @@ func lay(base, asked Goal) Goal {
 	g.Project = &p
 	g.Services = over(base.Services, asked.Services)
 	g.Images, g.Sources = over(base.Images, asked.Images), over(base.Sources, asked.Sources)
-	g.Coming = asked.Coming
+	g.Coming, g.Pulls = asked.Coming, asked.Pulls
 	g.Scope = slices.Clone(asked.Scope)
 	g.Known = slices.Compact(slices.Sorted(slices.Values(append(g.Known, asked.Known...))))
 	g.Options = asked.Options
@@ -176,7 +183,11 @@ func mergeDown(stored *Goal, asked Goal, have State) Goal {
 		return g
 	}
 	g := asked.clone()
+	if asked.Options.Named {
+		g.Project.WorkingDir = "" // whatever bears the name
+	}
 	if stored != nil {
+		g.Project.WorkingDir = stored.Project.WorkingDir
 		g.Known = append(g.Known, stored.Known...)
 		if stored.Project != nil {
 			g.Known = append(g.Known, stored.Project.ServiceNames()...)
@@ -192,6 +203,9 @@ func mergeDown(stored *Goal, asked Goal, have State) Goal {
 // stamp marks the services in the goal's scope as asked for now.
 func stamp(g *Goal, have State) {
 	now := have.Now
+	for _, r := range have.Removals {
+		now = later(now, r.At)
+	}
 	highest := map[string]int{}
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
@@ -204,7 +218,7 @@ func stamp(g *Goal, have State) {
 		if !g.inScope(name) {
 			continue
 		}
-		w.Asked = now
+		w.Asked, w.NoStart = now, g.Options.NoStart
 		if g.policy(name) == Always {
 			w.Generation = max(w.Generation, highest[name]) + 1
 		}

@@ -149,7 +149,8 @@ func TestRunSpec(t *testing.T) {
 	}
 	want := map[string]string{"mine": "x", LabelProject: "shop", LabelService: "web", LabelNumber: "1", LabelOneOff: "False", LabelImage: "sha256:1",
 		LabelDependsOn: "db:service_healthy:true", LabelWorkingDir: "/src", LabelConfigFiles: "-", LabelVersion: version, LabelGeneration: "0",
-		LabelHash: compose.HashIn(g.Project, *spec.Service), LabelUses: spec.Labels[LabelUses]}
+		LabelHash: compose.HashIn(g.Project, *spec.Service), LabelUses: spec.Labels[LabelUses],
+		LabelParts: partsLabel(g.Project, *spec.Service)}
 	if d := cmp.Diff(want, spec.Labels); d != "" {
 		t.Errorf("labels (-want +got):\n%s", d)
 	}

@@ -16,6 +16,8 @@ type Plan struct {
 	Notes []string
 	// Parallel bounds the steps done at the same time; 0: [DefaultParallel].
 	Parallel int
+	// again says that there is something to do soon, without anything happening.
+	again bool
 }
 
 // Step is one action of a plan.
@@ -26,12 +28,42 @@ type Step struct {
 	After []int
 	// Why is the reason, for people.
 	Why string
+	// Changes are the fields that are the reason, as far as there are any.
+	Changes []Change
 	// Destroys says which data is lost, "" if none. It is the question a user
-	// may be asked before the plan runs.
+	// is asked before the plan runs.
 	Destroys string
 	// Optional steps may fail: that is reported, opens the door for the steps
 	// after it, and is not a failure of the plan.
 	Optional bool
+}
+
+// Effect is what a step means for what there is.
+type Effect string
+
+// Effects. A step without any makes something, starts, stops or removes it, or
+// waits: its action says so.
+const (
+	InPlace      Effect = "in place" // a container changes and runs on
+	Restarts     Effect = "restart"
+	Replaces     Effect = "replace"
+	DestroysData Effect = "destroys data"
+)
+
+// Effect of the step; the gravest, if there are more.
+func (s Step) Effect() Effect {
+	if s.Destroys != "" {
+		return DestroysData
+	}
+	switch s.Do.What().Verb {
+	case "update":
+		return InPlace
+	case "restart":
+		return Restarts
+	case "replace":
+		return Replaces
+	}
+	return ""
 }
 
 // Empty reports whether there is nothing to do.
@@ -48,7 +80,7 @@ func (p Plan) Destroys() []string {
 	return all
 }
 
-// String is the plan for people, a line per step:
+// String is the plan in full, a line per step; [Plan.Text] is for people.
 //
 //  1. create network shop_back: it does not exist
 //  2. run shop-db-1: it does not exist [after 1]
@@ -110,19 +142,22 @@ type wirePlan struct {
 type wireStep struct {
 	ID int `json:"id"`
 	What
-	Text     string `json:"text"`
-	Why      string `json:"why"`
-	After    []int  `json:"after,omitempty"`
-	Destroys string `json:"destroys,omitempty"`
-	Optional bool   `json:"optional,omitempty"`
+	Text     string   `json:"text"`
+	Why      string   `json:"why"`
+	Changes  []Change `json:"changes,omitempty"`
+	Effect   Effect   `json:"effect,omitempty"`
+	After    []int    `json:"after,omitempty"`
+	Destroys string   `json:"destroys,omitempty"`
+	Optional bool     `json:"optional,omitempty"`
 }
 
-// MarshalJSON shows a plan. It holds what String does and no secrets.
+// MarshalJSON shows a plan. It holds what String does and no secrets. The plan
+// is empty when its steps are.
 func (p Plan) MarshalJSON() ([]byte, error) {
 	w := wirePlan{Project: p.Project, Steps: make([]wireStep, 0, len(p.Steps)), Notes: p.Notes}
 	for _, s := range p.Steps {
 		w.Steps = append(w.Steps, wireStep{ID: s.ID, What: s.Do.What(), Text: s.Do.String(),
-			Why: s.Why, After: s.After, Destroys: s.Destroys, Optional: s.Optional})
+			Why: s.Why, Changes: s.Changes, Effect: s.Effect(), After: s.After, Destroys: s.Destroys, Optional: s.Optional})
 	}
 	return json.Marshal(w)
 }
@@ -137,7 +172,7 @@ func (p *Plan) UnmarshalJSON(data []byte) error {
 	*p = Plan{Project: w.Project, Notes: w.Notes}
 	for _, s := range w.Steps {
 		p.Steps = append(p.Steps, Step{ID: s.ID, Do: told{s.What, s.Text}, After: s.After,
-			Why: s.Why, Destroys: s.Destroys, Optional: s.Optional})
+			Why: s.Why, Changes: s.Changes, Destroys: s.Destroys, Optional: s.Optional})
 	}
 	return nil
 }

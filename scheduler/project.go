@@ -39,6 +39,7 @@ type project struct {
 	err      string    // of the last try
 	breakOff context.CancelCauseFunc
 	urgent   int // downs that are waiting
+	held     held
 
 	// Of a walk without a caller.
 	tries int
@@ -49,11 +50,15 @@ type project struct {
 // call is a change of the goal that somebody waits for.
 type call struct {
 	ctx    context.Context
+	kind   Kind   // of the history's entry; "": none
+	to     int    // revision that is gone back to
 	look   []Goal // to be seen besides the stored one
 	change func(stored *Goal, have State) (Goal, error)
 	urgent bool
 	report func(Event)
 	done   chan error
+	// instead is done at the call's turn and leaves the goal as it is.
+	instead func(context.Context, *project) error
 }
 
 func newProject(s *Scheduler, name string) *project {
@@ -66,8 +71,8 @@ func (p *project) loop() {
 	for {
 		var due <-chan time.Time
 		stop := func() bool { return true }
-		if !p.next.IsZero() {
-			t := time.NewTimer(time.Until(p.next))
+		if next := p.due(); !next.IsZero() {
+			t := time.NewTimer(time.Until(next))
 			due, stop = t.C, t.Stop
 		}
 		select {
@@ -82,10 +87,12 @@ func (p *project) loop() {
 				p.hurry(-1) // its turn has come; it must not break off the call after it
 			}
 			c.done <- p.serve(c)
+			p.heldAgain()
 		case <-p.woken:
 			p.consider()
 		case <-due:
 			p.resume()
+			p.hold()
 		}
 		stop()
 	}
@@ -149,6 +156,7 @@ func (p *project) status(st *ProjectStatus) *Goal {
 	if p.err != "" {
 		st.Error = p.err
 	}
+	p.held.status(st)
 	st.Down, st.Dir, st.Files = g.IsDown(), g.Project.WorkingDir, slices.Clone(g.Project.ComposeFiles)
 	return g
 }
@@ -161,6 +169,7 @@ func (p *project) keep(r record) error {
 	p.mu.Lock()
 	p.rec, p.next, p.err = &r, time.Time{}, ""
 	p.mu.Unlock()
+	p.s.goalChanged(p.name, r.Goal)
 	return nil
 }
 
@@ -169,9 +178,16 @@ func (p *project) forget() error {
 	if p.record() == nil {
 		return nil
 	}
+	if err := p.s.timekeeper.forget(p.name); err != nil {
+		return err
+	}
+	if err := p.s.history.forget(p.name); err != nil { // first: while there is a goal it is tried again
+		return err
+	}
 	if err := p.s.store.remove(p.name); err != nil {
 		return err
 	}
+	p.s.engine.Forget(p.name)
 	p.mu.Lock()
 	p.rec, p.next, p.err = nil, time.Time{}, ""
 	p.mu.Unlock()
@@ -206,7 +222,14 @@ func decide(r *record, have State, change func(*Goal, State) (Goal, error)) (Goa
 	if r != nil && r.Phase == Walking && !goal.IsDown() {
 		goal.Scope = union(stored.Scope, goal.Scope) // what was broken off is still to be done
 	}
+	note, err := admit(stored, goal, have)
+	if err != nil {
+		return Goal{}, Plan{}, err
+	}
 	plan, err := Reconcile(goal, have)
+	if note != "" {
+		plan.Notes = append([]string{note}, plan.Notes...)
+	}
 	return goal, plan, err
 }
 
@@ -222,6 +245,9 @@ func union(a, b []string) []string {
 func (p *project) serve(c *call) error {
 	ctx, end := p.walking(c.ctx, c.urgent)
 	defer end()
+	if c.instead != nil {
+		return c.instead(ctx, p)
+	}
 	r := p.record()
 	looks := slices.Clone(c.look)
 	if r != nil {
@@ -241,26 +267,43 @@ func (p *project) serve(c *call) error {
 		return err
 	}
 	next := record{Goal: goal, Was: r.before(), Phase: Walking}
+	if r != nil {
+		before := *r
+		p.ended(&before, Interrupted, errLater)
+		next.Base = before.Base
+	}
+	changed := r == nil || !same(r.Goal, goal)
 	if plan.Empty() {
 		tell(c.report, Event{Plan: &plan})
 		if goal.IsDown() {
 			return p.forget()
 		}
-		if next.Phase = Settled; r != nil && r.Phase == Settled && same(r.Goal, goal) {
+		if next.Phase = Settled; !changed && r.Phase == Settled {
 			return nil // not worth a write
 		}
-		return p.keep(next)
+		if changed {
+			p.begin(&next, c.kind, c.to, plan)
+		}
+		return p.settle(next)
+	}
+	if !goal.IsDown() && (changed || acts(plan)) {
+		p.begin(&next, c.kind, c.to, plan)
 	}
 	if err := p.keep(next); err != nil {
 		return err
 	}
 	p.tries = 0
-	err = p.walk(ctx, &next, plan, c.report)
+	err = p.bring(ctx, &next, plan, c.report)
+	var undone *rolledBack
 	switch {
-	case err == nil:
-		return p.settle(next)
+	case err == nil, errors.As(err, &undone):
+		return err
 	case p.s.ctx.Err() != nil || errors.Is(context.Cause(ctx), errReplaced):
 		return err // the next daemon goes on with it; the down replaces it
+	case ctx.Err() != nil:
+		p.ended(&next, Interrupted, err)
+	default:
+		p.ended(&next, NotDone, err)
 	}
 	next.Phase, next.Error = Failed, err.Error()
 	return errors.Join(err, p.keep(next))
@@ -272,6 +315,7 @@ func (p *project) settle(r record) error {
 		return p.forget()
 	}
 	r.Phase, r.Error = Settled, ""
+	p.ended(&r, Done, nil)
 	return p.keep(r)
 }
 
@@ -364,22 +408,25 @@ func (p *project) resume() {
 	defer end()
 	next := *r
 	plan, err := p.left(ctx, &next)
-	if err == nil && acts(plan) {
-		err = p.walk(ctx, &next, plan, func(e Event) {
+	switch {
+	case err != nil:
+	case !acts(plan):
+		err = p.settle(next)
+	default:
+		err = p.bring(ctx, &next, plan, func(e Event) {
 			if e.Progress == StepDone || e.Progress == StepFailed {
 				p.s.log.Info(e.What.Verb+" "+e.What.Kind, "project", p.name, "name", e.What.Name, "took", e.Took, "error", e.Err)
 			}
 		})
 	}
-	if err == nil {
-		err = p.settle(next)
-	}
-	if err == nil || p.s.ctx.Err() != nil || errors.Is(context.Cause(ctx), errReplaced) {
+	var undone *rolledBack
+	if err == nil || p.s.ctx.Err() != nil || errors.Is(context.Cause(ctx), errReplaced) || errors.As(err, &undone) {
 		return
 	}
 	p.tries++
 	p.s.log.Warn("a walk has failed", "project", p.name, "try", p.tries, "error", err)
-	if p.tries >= mostTries {
+	if p.tries >= mostTries || len(brokenUpdates(err)) > 0 {
+		p.ended(&next, NotDone, err)
 		next.Phase, next.Error = Failed, err.Error()
 		if err := p.keep(next); err == nil {
 			return
@@ -404,6 +451,10 @@ func delay(tries int) time.Duration {
 // our own last try has changed what is left to do.
 func (p *project) consider() {
 	r := p.record()
+	if r != nil && r.Phase == Settled {
+		p.holdSoon()
+		return
+	}
 	if r == nil || r.Phase != Walking || p.next.IsZero() || time.Since(p.last) < firstDelay {
 		return
 	}

@@ -23,8 +23,17 @@ func TestReasonsHideSecrets(t *testing.T) {
 			`command …tml; exec httpd -f -v -p 80 -h /w"] → …tml; exec httpd -f -p 80 -h /w"]`},
 		{"healthcheck.test", []any{"CMD", "curl", "-H", "Authorization: x"}, nil, "healthcheck.test (hidden)"},
 	} {
-		if got := (change{tt.field, tt.was, tt.is}).String(); got != tt.want {
+		if got := changed(tt.field, tt.was, tt.is).String(); got != tt.want {
 			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}
+
+func TestSecretNames(t *testing.T) {
+	for name, want := range map[string]bool{"KEY": true, "API_KEY": true, "key.of": true, "apikey": true, "SSH_KEY_FILE": true, "KEYBOARD": false, "MONKEYS": false,
+		"monkey": true, "x9key": false, "DB_PWD": true, "Session": true, "LEVEL": false, "": false} {
+		if got := secretName(name); got != want {
+			t.Errorf("%q: %v", name, got)
 		}
 	}
 }

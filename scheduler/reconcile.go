@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"gantry/compose"
 )
@@ -54,6 +55,11 @@ func LookFor(goals ...Goal) Look {
 			continue
 		}
 		l.Project = g.Project.Name
+		for _, dir := range []string{g.Project.WorkingDir, g.Options.Dir} {
+			if dir != "" {
+				l.Dirs = append(l.Dirs, dir)
+			}
+		}
 		for name, s := range g.Project.Services {
 			s.Name = name
 			ref := compose.ImageName(g.Project, s)
@@ -69,7 +75,7 @@ func LookFor(goals ...Goal) Look {
 			l.Volumes = append(l.Volumes, VolumeName(g.Project, key))
 		}
 	}
-	for _, list := range []*[]string{&l.Images, &l.Networks, &l.Volumes} {
+	for _, list := range []*[]string{&l.Images, &l.Networks, &l.Volumes, &l.Dirs} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
@@ -84,7 +90,14 @@ type planner struct {
 	graph *compose.Graph
 	plan  Plan
 
+	holding    bool                   // see Repair
+	begun      time.Time              // of Repair
+	restarting []string               // ids of what it has stopped, perhaps
+	problems   []string               // of Repair
+	lacking    map[string]string      // network or volume, as lack writes it → why it cannot be had
 	containers map[string][]Container // of the project, by service; no one-offs
+	withheld   map[string][]int       // numbers of replicas a call has removed, by service
+	byID       map[string]Container   // all; nil: not asked yet
 	services   map[string]*service    // those planned for
 	order      []*service             // the same, dependencies first
 	jobs       map[string]bool        // services somebody waits for to complete
@@ -98,6 +111,7 @@ type planner struct {
 	doomed      map[string]int   // id of a container → step that removes it early
 	stopping    map[string]int   // id of a container → step that stops it early
 	aside       map[string]int   // id of a container → step that takes its name from it early
+	updating    map[string]int   // id of a container → step that changes it in place early
 	awaits      map[awaitKey]int // step
 }
 
@@ -106,22 +120,34 @@ type service struct {
 	name  string
 	conf  *compose.Service
 	want  Want
-	image string // reference
-	id    string // of the image; "": not known before the pull
-	hash  string
+	image string   // reference
+	id    string   // of the image; "": not known before the pull
+	keys  []string // of its networks
+	hash  string   // "": not asked yet, see hashOf
+	parts string   // the same in parts, see wantedParts
 	uses  string
+
+	schedule string // of a job, "" for others
 
 	// replicas are those there will be, sorted by number.
 	replicas []replica
 	// cleared are the steps that remove what shares a number with a replica.
 	cleared []int
+	// rolled are the last steps of an update.
+	rolled []int
 	// acted are the steps that bring replicas to life.
 	acted []int
-	doors *[]int // what a replica must wait for; nil: not asked yet
+	// updated are the steps that change replicas in place.
+	updated []int
+	doors   *[]int // what a replica must wait for; nil: not asked yet
 
-	labels map[string]string           // of every replica; nil: not asked yet
-	hashes map[*compose.Project]string // in projects before, as far as asked
-	fields map[*compose.Project]string // which have changed since, as far as asked
+	labels  map[string]string             // of every replica; nil: not asked yet
+	hashes  map[*compose.Project]string   // in projects before, as far as asked
+	fields  map[*compose.Project]string   // which have changed since, as far as asked
+	changes map[*compose.Project][]Change // the same, as data
+	partsIn map[*compose.Project]string   // parts in projects before, as far as asked
+
+	reshapes map[[2]string]bool // by parts and uses: whether what differs can be had in place
 }
 
 // replica is one that will be there when the plan is done.
@@ -129,8 +155,14 @@ type replica struct {
 	number int
 	name   string
 	old    Container // zero if there is none
-	fresh  bool      // made in this plan
-	acted  bool      // touched in this plan
+	why    string    // old is to be replaced
+	// updated is the step that changes old in place, if there is one.
+	updated []int
+	// before are others of its number that still serve and leave when it is
+	// ready.
+	before []Container
+	fresh  bool // made in this plan
+	acted  bool // touched in this plan
 }
 
 // awaitKey tells awaits apart: dependents with the same need share one.
@@ -143,13 +175,23 @@ type awaitKey struct {
 func newPlanner(want Goal, have State) *planner {
 	p := &planner{want: want, have: have, p: want.Project,
 		plan:       Plan{Project: want.Project.Name, Parallel: want.Options.Parallel},
-		containers: map[string][]Container{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
+		containers: map[string][]Container{}, withheld: map[string][]int{}, lacking: map[string]string{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
 		networks: map[string]int{}, networkHash: map[string]string{}, volumes: map[string]int{},
-		doomed: map[string]int{}, stopping: map[string]int{}, aside: map[string]int{}, awaits: map[awaitKey]int{}}
+		doomed: map[string]int{}, stopping: map[string]int{}, aside: map[string]int{}, updating: map[string]int{}, awaits: map[awaitKey]int{}}
+	count := make(map[string]int, len(want.Services))
+	for i := range have.Containers {
+		count[have.Containers[i].Service]++
+	}
 	for _, c := range have.Containers {
-		if c.Project == p.p.Name && !c.OneOff {
+		if c.Project == p.p.Name && !c.OneOff && !p.withhold(c.Service, c.Number, c.RemovedAt) {
+			if p.containers[c.Service] == nil {
+				p.containers[c.Service] = make([]Container, 0, count[c.Service])
+			}
 			p.containers[c.Service] = append(p.containers[c.Service], c)
 		}
+	}
+	for _, r := range have.Removals {
+		p.withhold(r.Service, r.Number, r.At)
 	}
 	for _, cs := range p.containers {
 		slices.SortFunc(cs, byNumber)
@@ -175,9 +217,57 @@ func (p *planner) add(s Step) int {
 		s.After = slices.Sorted(slices.Values(s.After))
 	}
 	s.After = compactInts(s.After)
+	s.Destroys = cmp.Or(s.Destroys, p.loses(s.Do))
 	s.ID = len(p.plan.Steps) + 1
+	if n := len(p.plan.Steps); n == cap(p.plan.Steps) {
+		p.plan.Steps = slices.Grow(p.plan.Steps, n+16) // there may be tens of thousands
+	}
 	p.plan.Steps = append(p.plan.Steps, s)
 	return s.ID
+}
+
+// loses says which data goes with a container: that in its anonymous volumes.
+func (p *planner) loses(a Action) string {
+	var id string
+	switch a := a.(type) {
+	case Remove:
+		if a.Options.Volumes {
+			id = a.ID
+		}
+	case Replace:
+		if a.Options.RenewAnonVolumes && a.Options.Order != StartFirst { // else its retirement
+			id = a.Old
+		}
+	case Retire:
+		if a.Spec.Options.Volumes {
+			id = a.Spec.ID
+		}
+	}
+	if id == "" {
+		return ""
+	}
+	if p.byID == nil {
+		p.byID = map[string]Container{}
+		for _, c := range p.have.Containers {
+			p.byID[c.ID] = c
+		}
+	}
+	c := p.byID[id]
+	if !slices.ContainsFunc(c.Volumes, func(name string) bool { return p.anonymous(c, name) }) {
+		return ""
+	}
+	return "all data in the anonymous volumes of " + c.Name
+}
+
+// anonymous reports whether a volume that a container mounts is its own.
+func (p *planner) anonymous(c Container, name string) bool {
+	for _, v := range parsePairs(c.Uses) {
+		if v == name {
+			return false
+		}
+	}
+	_, known := p.volume(name)
+	return !known
 }
 
 // compactInts drops repetitions without writing to what it is given.
@@ -216,7 +306,7 @@ func (p *planner) chooseServices() error {
 		conf := p.p.Services[name]
 		conf.Name = name
 		s := &service{name: name, conf: &conf, want: p.want.Services[name], image: compose.ImageName(p.p, conf),
-			hash: compose.HashIn(p.p, conf), uses: p.usesLabel(conf)}
+			keys: p.networkKeys(conf), uses: p.usesLabel(conf), schedule: scheduleOf(conf)}
 		if s.id = p.want.Images[s.image]; s.id == "" {
 			s.id = p.have.Images[s.image]
 		}
@@ -238,6 +328,15 @@ func (p *planner) checkServices() error {
 		if s.want.Replicas < 0 {
 			return invalid("service %s: %d replicas: cannot be less than none", s.name, s.want.Replicas)
 		}
+		if s.schedule != "" {
+			if err := p.checkJob(s); err != nil {
+				return err
+			}
+		}
+		if rule := autoscaled(*s.conf); rule != nil && s.want.Replicas > 0 && s.want.Replicas != rule.Within(s.want.Replicas) {
+			return invalid("service %s: %d replicas: x-gantry.autoscale keeps it between %d and %d; ask for a number in between, or for 0 to switch it off",
+				s.name, s.want.Replicas, rule.Min, rule.Max)
+		}
 		if s.conf.ContainerName != "" && s.want.Replicas > 1 {
 			return invalid("service %s: container_name %s can be had by one replica, not %d; remove container_name or scale to 1",
 				s.name, s.conf.ContainerName, s.want.Replicas)
@@ -257,11 +356,14 @@ func (s *service) runs() bool { return s.want.Replicas > 0 && !s.want.Stopped }
 // pullImages fetches what is not here and will be needed, before anything is
 // touched.
 func (p *planner) pullImages() error {
+	for _, ref := range slices.Sorted(maps.Keys(p.want.Pulls)) {
+		p.note("image %s is pulled first: %s", ref, p.want.Pulls[ref])
+	}
 	for _, ref := range slices.Sorted(maps.Keys(p.want.Coming)) {
 		p.note("image %s is built first: %s", ref, p.want.Coming[ref])
 	}
 	for _, s := range p.order {
-		if s.runs() && !p.imagePresent(s) && p.makes(s) {
+		if (s.runs() && p.makes(s) || s.schedule != "" && !s.want.Stopped) && !p.imagePresent(s) {
 			if _, err := p.pull(s); err != nil {
 				return err
 			}
@@ -307,7 +409,7 @@ func (p *planner) imagePresent(s *service) bool {
 func (p *planner) makes(s *service) bool {
 	usable := 0
 	for _, c := range p.containers[s.name] {
-		if c.broken() || p.outdated(s, c) {
+		if c.broken() || p.renewed(s, c) {
 			continue
 		}
 		usable++
@@ -315,5 +417,5 @@ func (p *planner) makes(s *service) bool {
 	if p.want.policy(s.name) == Never {
 		usable = len(p.containers[s.name])
 	}
-	return usable < s.want.Replicas
+	return usable+len(p.away(s)) < s.want.Replicas
 }

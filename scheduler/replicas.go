@@ -17,7 +17,14 @@ func (p *planner) planServices() error {
 		if s.want.Stopped {
 			continue // see stopServices
 		}
-		if err := p.planReplicas(s); err != nil {
+		plan := p.planReplicas
+		switch {
+		case s.schedule != "":
+			plan = p.planJob
+		case p.holding:
+			plan = p.holdReplicas
+		}
+		if err := plan(s); err != nil {
 			return err
 		}
 	}
@@ -26,19 +33,25 @@ func (p *planner) planServices() error {
 
 func (p *planner) planReplicas(s *service) error {
 	kept, removed := p.choose(s)
-	s.cleared = removed
-	for _, c := range kept {
-		s.replicas = append(s.replicas, replica{number: c.Number, name: c.Name, old: c})
-	}
-	for n := 1; len(s.replicas) < s.want.Replicas; n++ {
-		if !slices.ContainsFunc(kept, func(c Container) bool { return c.Number == n }) {
+	s.cleared, s.replicas = removed, kept
+	away := p.away(s)
+	for n := 1; len(s.replicas)+len(away) < s.want.Replicas; n++ {
+		if !slices.Contains(away, n) && !slices.ContainsFunc(kept, func(r replica) bool { return r.number == n }) {
 			s.replicas = append(s.replicas, replica{number: n, name: ContainerName(p.p, *s.conf, n), fresh: true})
 		}
 	}
 	slices.SortFunc(s.replicas, func(a, b replica) int { return cmp.Compare(a.number, b.number) })
 
+	var updates []*replica
 	for i := range s.replicas {
 		r := &s.replicas[i]
+		if err := p.judge(s, r); err != nil {
+			return err
+		}
+		if r.why != "" || len(r.before) > 0 {
+			updates = append(updates, r)
+			continue
+		}
 		step, err := p.planReplica(s, r, removed)
 		if err != nil {
 			return err
@@ -48,14 +61,30 @@ func (p *planner) planReplicas(s *service) error {
 			s.acted = append(s.acted, step)
 		}
 	}
+	return p.rollOut(s, updates, removed)
+}
+
+// judge says why a replica's container is to be replaced, if it is, and plans to
+// change in place what can be.
+func (p *planner) judge(s *service, r *replica) error {
+	if r.fresh || p.want.policy(s.name) == Never {
+		return nil
+	}
+	why, joins := p.changed(s, r.old), p.joinChanged(s, r.old)
+	if why != "" && joins == "" && !p.renewed(s, r.old) {
+		step, err := p.reshape(s, r.old)
+		r.updated = []int{step}
+		return err
+	}
+	r.why = cmp.Or(why, joins)
 	return nil
 }
 
 // choose says which of a service's containers stay as replicas, sorted by
 // number, and plans the removal of the others. removed are the steps that free
 // names and numbers which new replicas may need.
-func (p *planner) choose(s *service) (kept []Container, removed []int) {
-	best := map[int]Container{}
+func (p *planner) choose(s *service) (kept []replica, removed []int) {
+	usable := make([]Container, 0, len(p.containers[s.name])) // sorted by number, as they are
 	for _, c := range p.containers[s.name] {
 		switch {
 		case p.doomed[c.ID] != 0:
@@ -65,44 +94,68 @@ func (p *planner) choose(s *service) (kept []Container, removed []int) {
 		case c.Number <= 0:
 			removed = append(removed, p.doom(c, "it has no number"))
 		default:
-			b, taken := best[c.Number]
-			if taken && p.better(s, c, b) {
-				b, c = c, b
-			}
-			if taken {
-				removed = append(removed, p.doom(c, fmt.Sprintf("%s is number %d of %s", b.Name, b.Number, s.name)))
-				c = b
-			}
-			best[c.Number] = c
+			usable = append(usable, c)
 		}
 	}
-	kept = slices.SortedFunc(maps.Values(best), byNumber)
+	kept = make([]replica, 0, max(len(usable), s.want.Replicas))
+	for len(usable) > 0 {
+		n := 1
+		for n < len(usable) && usable[n].Number == usable[0].Number {
+			n++
+		}
+		r, others := p.rank(s, usable[:n])
+		for _, c := range others {
+			removed = append(removed, p.doom(c, fmt.Sprintf("%s is number %d of %s", r.old.Name, r.number, s.name)))
+		}
+		kept = append(kept, r)
+		usable = usable[n:]
+	}
 	if surplus := len(kept) - s.want.Replicas; surplus > 0 {
 		why := fmt.Sprintf("%s has %d replicas, %d wanted", s.name, len(kept), s.want.Replicas)
-		slices.SortStableFunc(kept, func(a, b Container) int {
-			return cmp.Or(-compareBool(a.present(), b.present()), compareBool(p.outdated(s, a), p.outdated(s, b)), byNumber(a, b))
+		slices.SortStableFunc(kept, func(a, b replica) int {
+			return cmp.Or(-compareBool(a.old.present(), b.old.present()), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
 		})
 		victims := slices.Clone(kept[s.want.Replicas:])
 		kept = kept[:s.want.Replicas]
-		slices.SortFunc(victims, byNumber)
-		for _, c := range slices.Backward(victims) {
-			p.doom(c, why)
+		slices.SortFunc(victims, func(a, b replica) int { return byNumber(a.old, b.old) })
+		for _, v := range slices.Backward(victims) {
+			for _, c := range append(v.before, v.old) {
+				p.removeEarly(c, why, RemoveOptions{Timeout: p.want.Options.Timeout, Drain: s.want.Replicas > 0})
+			}
 		}
-		slices.SortFunc(kept, byNumber)
 	}
 	return kept, removed
 }
 
-// better reports whether a rather than b should be the replica of a number
-// both have: the one that is as wanted, else the one that runs, else the
+// rank says which of the containers that share a number is the replica, and
+// which of them may serve until it is ready. others are neither.
+func (p *planner) rank(s *service, cs []Container) (r replica, others []Container) {
+	best := slices.MaxFunc(cs, func(a, b Container) int { return p.better(s, a, b) })
+	r = replica{number: best.Number, name: best.Name, old: best}
+	for _, c := range cs {
+		switch {
+		case c.ID == best.ID:
+		case c.present() && p.stopping[c.ID] == 0 && p.renewed(s, c) && !p.renewed(s, best) && !p.want.Options.NoStart:
+			r.before = append(r.before, c)
+		default:
+			others = append(others, c)
+		}
+	}
+	return r, others
+}
+
+// better compares two containers that share a number. The replica is the one
+// that is as wanted, else the one that is ready or at least runs, else the
 // younger.
-func (p *planner) better(s *service, a, b Container) bool {
+func (p *planner) better(s *service, a, b Container) int {
 	return cmp.Or(
+		compareBool(!p.renewed(s, a), !p.renewed(s, b)),
 		compareBool(!p.outdated(s, a), !p.outdated(s, b)),
+		compareBool(a.ready(), b.ready()),
 		compareBool(a.present(), b.present()),
 		a.Created.Compare(b.Created),
 		strings.Compare(b.ID, a.ID),
-	) > 0
+	)
 }
 
 // compareBool sorts false before true.
@@ -127,26 +180,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 		}
 		return p.add(Step{Do: Run{spec}, Why: "does not exist", After: slices.Concat(removed, after)}), nil
 	}
-	if p.want.policy(s.name) != Never {
-		why := p.changed(s, c)
-		if why == "" {
-			why = p.joinChanged(s, c)
-		}
-		if why != "" {
-			r.fresh, r.name = true, ContainerName(p.p, *s.conf, r.number)
-			spec, after, err := p.spec(s, r)
-			if err != nil {
-				return 0, err
-			}
-			for _, early := range []int{p.stopping[c.ID], p.aside[c.ID]} {
-				if early != 0 {
-					after = append(after, early)
-				}
-			}
-			return p.add(Step{Why: why, After: slices.Concat(removed, after),
-				Do: Replace{Old: c.ID, Spec: spec, Options: ReplaceOptions{p.want.Options.Timeout, p.want.Options.RenewAnonVolumes}}}), nil
-		}
-	}
+	p.putBack(s, r, removed)
 	if p.want.Options.NoStart {
 		return 0, nil
 	}
@@ -155,7 +189,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 		if renewed == "" {
 			return 0, nil
 		}
-		return p.add(Step{Do: Restart{c.ID, c.Name, s.name, p.want.Options.Timeout}, Why: renewed, After: p.doorsOf(s)}), nil
+		return p.add(Step{Do: Restart{c.ID, c.Name, s.name, p.want.Options.Timeout}, Why: renewed, After: slices.Concat(r.updated, p.doorsOf(s))}), nil
 	}
 	why := p.startReason(s, c)
 	if why == "" {
@@ -164,7 +198,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 	if why == "" {
 		return 0, nil
 	}
-	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(p.orphans, p.freed(s), removed, p.networkSteps(s), p.doorsOf(s))}), nil
+	return p.add(Step{Do: Start{c.ID, c.Name, s.name}, Why: why, After: slices.Concat(p.orphans, p.freed(s), removed, r.updated, p.networkSteps(s), p.doorsOf(s))}), nil
 }
 
 // startReason says why a container that does not run should, "" if it has had
@@ -172,6 +206,9 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 func (p *planner) startReason(s *service, c Container) string {
 	if c.Status == Created || c.FinishedAt.IsZero() {
 		return "never started"
+	}
+	if c.Lost && !c.Stopped {
+		return "lost its process"
 	}
 	if c.FinishedAt.After(s.want.Asked) || p.done(s, c) && !slices.Contains(p.want.Options.Services, s.name) {
 		return ""
@@ -217,13 +254,8 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	}
 	after = append(after, joined...)
 
-	labels := p.labels(s, r.number)
-	var networks []string
-	if s.conf.NetworkMode == "" || len(s.conf.Networks) > 0 {
-		networks = p.networkKeys(*s.conf)
-	}
 	return RunSpec{Project: p.p, Service: s.conf, Number: r.number, Name: ContainerName(p.p, *s.conf, r.number),
-		Image: s.image, ImageID: s.id, Labels: labels, Networks: networks, Joins: joins,
+		Image: s.image, ImageID: s.id, Labels: p.labels(s, r.number), Networks: p.endpointKeys(s), Joins: joins,
 		NoStart: p.want.Options.NoStart}, after, nil
 }
 
@@ -231,8 +263,8 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 func (p *planner) labels(s *service, number int) map[string]string {
 	if s.labels == nil {
 		s.labels = ContainerLabels(p.p, *s.conf, number, false)
-		s.labels[LabelHash] = s.hash
-		s.labels[LabelUses] = s.uses
+		s.labels[LabelHash] = p.hashOf(s)
+		s.labels[LabelParts], s.labels[LabelUses] = p.wantedParts(s), s.uses
 		s.labels[LabelGeneration] = strconv.Itoa(s.want.Generation)
 		if s.id != "" {
 			s.labels[LabelImage] = s.id
@@ -246,7 +278,7 @@ func (p *planner) labels(s *service, number int) map[string]string {
 // networkSteps are the steps that create the networks of a service.
 func (p *planner) networkSteps(s *service) []int {
 	var steps []int
-	for _, key := range p.networkKeys(*s.conf) {
+	for _, key := range s.keys {
 		if step := p.networks[key]; step != 0 {
 			steps = append(steps, step)
 		}

@@ -81,44 +81,51 @@ func (p *planner) networkChanged(key string) bool {
 
 // planNetworks makes the networks that services which run are on.
 func (p *planner) planNetworks() error {
-	for _, key := range p.used(func(s *service) []string { return p.networkKeys(*s.conf) }) {
-		conf, defined := p.p.Networks[key]
-		if !defined && key != defaultNetwork {
-			return invalid("network %s is used and not defined; define it under networks", key)
+	for _, key := range p.used(func(s *service) []string { return s.keys }) {
+		if err := p.planNetwork(key); err != nil && !p.lack("network", key, err) {
+			return err
 		}
-		name := NetworkName(p.p, key)
-		is, exists := p.network(name)
-		if conf.External {
-			if !exists {
-				return notFound("network %s is external and does not exist; create a network %s, or remove external from it", key, name)
-			}
-			p.networks[key] = 0
-			continue
-		}
-		if exists && is.Project != p.p.Name {
-			return conflict("network %s exists and belongs to %s; set external: true to use it, or give network %s another name",
-				name, owner(is.Project), key)
-		}
-		why, after := "does not exist", []int(nil)
-		if exists {
-			if !p.networkChanged(key) {
-				p.networks[key] = 0
-				continue
-			}
-			if why = p.networkReason(key); why == "" {
-				why = "its definition has changed"
-			}
-			gone, err := p.clearNetwork(key, is, why)
-			if err != nil {
-				return err
-			}
-			after = []int{gone}
-			why = "removed before"
-		}
-		hash := p.hashOfNetwork(key)
-		p.networks[key] = p.add(Step{After: after, Why: why, Do: CreateNetwork{NetworkSpec{Name: name, Key: key, Config: conf,
-			Labels: objectLabels(p.p, conf.Labels, key, LabelNetwork, hash)}}})
 	}
+	return nil
+}
+
+func (p *planner) planNetwork(key string) error {
+	conf, defined := p.p.Networks[key]
+	if !defined && key != defaultNetwork {
+		return invalid("network %s is used and not defined; define it under networks", key)
+	}
+	name := NetworkName(p.p, key)
+	is, exists := p.network(name)
+	if conf.External {
+		if !exists {
+			return notFound("network %s is external and does not exist; create a network %s, or remove external from it", key, name)
+		}
+		p.networks[key] = 0
+		return nil
+	}
+	if exists && is.Project != p.p.Name {
+		return conflict("network %s exists and belongs to %s; set external: true to use it, or give network %s another name",
+			name, owner(is.Project), key)
+	}
+	why, after := "does not exist", []int(nil)
+	if exists {
+		if !p.networkChanged(key) {
+			p.networks[key] = 0
+			return nil
+		}
+		if why = p.networkReason(key); why == "" {
+			why = "its definition has changed"
+		}
+		gone, err := p.clearNetwork(key, is, why)
+		if err != nil {
+			return err
+		}
+		after = []int{gone}
+		why = "removed before"
+	}
+	hash := p.hashOfNetwork(key)
+	p.networks[key] = p.add(Step{After: after, Why: why, Do: CreateNetwork{NetworkSpec{Name: name, Key: key, Config: conf,
+		Labels: objectLabels(p.p, conf.Labels, key, LabelNetwork, hash)}}})
 	return nil
 }
 
@@ -210,48 +217,72 @@ func (p *planner) volume(name string) (Volume, bool) {
 // planVolumes makes the named volumes that services which run mount.
 func (p *planner) planVolumes() error {
 	for _, key := range p.used(func(s *service) []string { return volumeKeys(*s.conf) }) {
-		conf, defined := p.p.Volumes[key]
-		if !defined {
-			return invalid("volume %s is used and not defined; define it under volumes", key)
+		if err := p.planVolume(key); err != nil && !p.lack("volume", key, err) {
+			return err
 		}
-		name := VolumeName(p.p, key)
-		conf.Name = name
-		hash := compose.HashVolume(conf)
-		is, exists := p.volume(name)
-		why, after := "does not exist", []int(nil)
-		switch {
-		case bool(conf.External) && !exists:
-			return notFound("volume %s is external and does not exist; create a volume %s, or remove external from it", key, name)
-		case bool(conf.External):
-			p.volumes[key] = 0
-			continue
-		case exists && is.Project != p.p.Name:
-			p.note("volume %s belongs to %s and is used as it is; set external: true to say that this is meant", name, owner(is.Project))
-			p.volumes[key] = 0
-			continue
-		case exists && (is.Hash == "" || is.Hash == hash):
-			p.volumes[key] = 0
-			continue
-		case exists:
-			why = p.volumeReason(key)
-			if !p.want.Options.RenewVolumes {
-				p.note("volume %s stays as it is, making it again would lose its data: %s", name, why)
-				p.volumes[key] = 0
-				continue
-			}
-			if len(is.Others) > 0 {
-				return conflict("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
-					name, why, is.Others[0])
-			}
-			gone, err := p.clearVolume(name, why)
-			if err != nil {
-				return err
-			}
-			why, after = "removed before", []int{gone}
-		}
-		p.volumes[key] = p.add(Step{After: after, Why: why, Do: CreateVolume{VolumeSpec{Name: name, Key: key, Config: conf,
-			Labels: objectLabels(p.p, conf.Labels, key, LabelVolume, hash)}}})
 	}
+	return nil
+}
+
+func (p *planner) planVolume(key string) error {
+	conf, defined := p.p.Volumes[key]
+	if !defined {
+		return invalid("volume %s is used and not defined; define it under volumes", key)
+	}
+	name := VolumeName(p.p, key)
+	conf.Name = name
+	hash := compose.HashVolume(conf)
+	is, exists := p.volume(name)
+	why, after := "does not exist", []int(nil)
+	switch {
+	case is.Lost != "" && (p.holding || !p.want.Options.RenewVolumes || bool(conf.External)):
+		return notFound("%s; put it back, or let it be made again, empty: `gantry up --yes`", lostVolume(is))
+	case p.holding && !exists:
+		return notFound("volume %s is gone; put it back, or let it be made again, empty: `gantry up`", name)
+	case bool(conf.External) && !exists:
+		return notFound("volume %s is external and does not exist; create a volume %s, or remove external from it", key, name)
+	case is.Lost != "":
+		gone, err := p.clearVolume(name, "its data is gone")
+		if err != nil {
+			return err
+		}
+		why, after = "its data is gone", []int{gone}
+	case bool(conf.External):
+		p.volumes[key] = 0
+		return nil
+	case exists && is.Project == p.p.Name && !p.ours(is.Dir):
+		p.note("volume %s was made by the project of the same name in %s and is used as it is", name, is.Dir)
+		p.volumes[key] = 0
+		return nil
+	case exists && is.Project != p.p.Name:
+		p.note("volume %s belongs to %s and is used as it is; set external: true to say that this is meant", name, owner(is.Project))
+		p.volumes[key] = 0
+		return nil
+	case exists && (is.Hash == "" || is.Hash == hash):
+		p.volumes[key] = 0
+		return nil
+	case exists:
+		why = p.volumeReason(key)
+		if !p.want.Options.RenewVolumes {
+			p.note("volume %s stays as it is, making it again would lose its data: %s", name, why)
+			p.volumes[key] = 0
+			return nil
+		}
+		if len(is.Others) > 0 {
+			return conflict("volume %s has changed (%s) and is in use by %s, which is not part of what is wanted; remove that container first",
+				name, why, is.Others[0])
+		}
+		gone, err := p.clearVolume(name, why)
+		if err != nil {
+			return err
+		}
+		why, after = "removed before", []int{gone}
+	}
+	labels := objectLabels(p.p, conf.Labels, key, LabelVolume, hash)
+	if p.p.WorkingDir != "" {
+		labels[LabelWorkingDir] = p.p.WorkingDir // data outlives its project, and another one's name
+	}
+	p.volumes[key] = p.add(Step{After: after, Why: why, Do: CreateVolume{VolumeSpec{Name: name, Key: key, Config: conf, Labels: labels}}})
 	return nil
 }
 
@@ -274,7 +305,8 @@ func (p *planner) clearVolume(name, why string) (int, error) {
 }
 
 // freePorts stops the containers whose ports another service gets: they will be
-// replaced or removed anyway, but perhaps too late.
+// replaced or removed anyway, but perhaps too late. What only has to give up the
+// port does so in place, unless it gets one itself that is not free yet.
 func (p *planner) freePorts() error {
 	gets := map[string]string{} // port → service
 	for _, s := range p.order {
@@ -284,13 +316,35 @@ func (p *planner) freePorts() error {
 			}
 		}
 	}
+	held := map[string][]string{} // port → services
+	for name, cs := range p.containers {
+		for _, c := range cs {
+			for _, port := range c.Ports {
+				if c.present() && gets[port] != "" {
+					held[port] = append(held[port], name)
+				}
+			}
+		}
+	}
+	another := func(s *service) func(string) bool {
+		return func(port string) bool {
+			return slices.ContainsFunc(held[port], func(name string) bool { return name != s.name })
+		}
+	}
 	for _, s := range p.order {
+		waits := slices.ContainsFunc(hostPorts(s.conf), another(s))
 		for _, c := range p.containers[s.name] {
 			if !c.present() || p.stopping[c.ID] != 0 || p.doomed[c.ID] != 0 || s.runs() && (p.want.policy(s.name) == Never || !p.outdated(s, c)) {
 				continue
 			}
 			for _, port := range c.Ports {
 				if to := gets[port]; to != "" && to != s.name {
+					if s.runs() && !waits && !p.renewed(s, c) && p.joinChanged(s, c) == "" {
+						if _, err := p.reshape(s, c); err != nil {
+							return err
+						}
+						break
+					}
 					p.stopping[c.ID] = p.add(Step{Do: Stop{ID: c.ID, Name: c.Name, Service: s.name, Timeout: p.want.Options.Timeout},
 						Why: "port " + port + " goes to " + to})
 					break
@@ -313,7 +367,8 @@ func (p *planner) freed(s *service) []int {
 			continue
 		}
 		for _, c := range p.containers[other.name] {
-			if step := p.stopping[c.ID]; step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(ports, port) }) {
+			step := cmp.Or(p.stopping[c.ID], p.updating[c.ID])
+			if step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(ports, port) }) {
 				steps = append(steps, step)
 			}
 		}
@@ -330,8 +385,8 @@ func (p *planner) freeNames() error {
 		if other == nil || !s.runs() || p.doomed[c.ID] != 0 {
 			continue
 		}
-		if other.want.Replicas == 0 || other.runs() && p.want.policy(other.name) != Never && p.outdated(other, c) {
-			p.aside[c.ID] = p.add(Step{Do: SetAside{ID: c.ID, Name: c.Name, Service: other.name},
+		if other.want.Replicas == 0 || other.runs() && p.want.policy(other.name) != Never && p.renewed(other, c) {
+			p.aside[c.ID] = p.add(Step{Do: Rename{ID: c.ID, Name: c.Name, To: AsideName(c.ID, c.Name), Service: other.name},
 				Why: "the name " + c.Name + " goes to " + s.name})
 		}
 	}
@@ -378,6 +433,10 @@ func hostPorts(s *compose.Service) []string {
 
 // doom removes a container before its service is planned for.
 func (p *planner) doom(c Container, why string) int {
+	return p.removeEarly(c, why, RemoveOptions{Timeout: p.want.Options.Timeout})
+}
+
+func (p *planner) removeEarly(c Container, why string, o RemoveOptions) int {
 	id, ok := p.doomed[c.ID]
 	if !ok {
 		var after []int
@@ -386,7 +445,7 @@ func (p *planner) doom(c Container, why string) int {
 				after = append(after, early)
 			}
 		}
-		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Running: c.present(), Options: RemoveOptions{Timeout: p.want.Options.Timeout}},
+		id = p.add(Step{Do: Remove{ID: c.ID, Name: c.Name, Service: c.Service, Running: c.present(), Options: o},
 			Why: why, After: after})
 		p.doomed[c.ID] = id
 	}

@@ -20,6 +20,10 @@ type Config struct {
 	Root   string // goals are kept below Root/projects
 	Engine Engine
 	Log    *slog.Logger
+
+	// Meter tells what containers use; nil: no service is scaled by it.
+	Meter   Meter
+	Measure time.Duration // how often that is looked at; 0: every 15 s
 }
 
 // Scheduler keeps goals and walks projects towards them, each project in a
@@ -29,9 +33,10 @@ type Config struct {
 // `down` does not wait for the walk under way but breaks it off. Different
 // projects know nothing of each other.
 type Scheduler struct {
-	engine Engine
-	log    *slog.Logger
-	store  store
+	engine  Engine
+	log     *slog.Logger
+	store   shelf
+	history chronicle
 
 	ctx    context.Context // done when closing
 	cancel context.CancelFunc
@@ -41,6 +46,9 @@ type Scheduler struct {
 	closed   bool
 	projects map[string]*project
 	newer    map[string]error // goals a newer gantry wrote
+
+	autoscaler *autoscaler
+	timekeeper *timekeeper
 }
 
 // Open loads the goals and goes on with every walk that was broken off.
@@ -49,6 +57,10 @@ func Open(c Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
+	return open(c, st, &history{dir: st.dir})
+}
+
+func open(c Config, st shelf, h chronicle) (*Scheduler, error) {
 	records, newer, err := st.load()
 	if records == nil {
 		return nil, err
@@ -56,8 +68,9 @@ func Open(c Config) (*Scheduler, error) {
 	if err != nil {
 		c.Log.Error("some goals are lost", "error", err)
 	}
-	s := &Scheduler{engine: c.Engine, log: c.Log, store: st, projects: map[string]*project{}, newer: newer}
+	s := &Scheduler{engine: c.Engine, log: c.Log, store: st, history: h, projects: map[string]*project{}, newer: newer}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.autoscaler, s.timekeeper = newAutoscaler(s, c.Meter, c.Measure), newTimekeeper(s)
 	for name, r := range records {
 		p := newProject(s, name)
 		p.rec = &r
@@ -65,9 +78,13 @@ func Open(c Config) (*Scheduler, error) {
 			c.Log.Info("going on with a walk that was broken off", "project", name)
 			p.next = time.Now()
 		}
+		p.held.look = time.Now() // much may have happened meanwhile
 		s.begin(p)
+		s.goalChanged(name, r.Goal)
 	}
 	s.work.Go(s.watch)
+	s.work.Go(s.autoscaler.run)
+	s.work.Go(s.timekeeper.run)
 	return s, nil
 }
 
@@ -85,6 +102,9 @@ func (s *Scheduler) watch() {
 		s.mu.Unlock()
 		if p != nil {
 			p.wake()
+			s.timekeeper.happened(name)
+		} else {
+			s.engine.Forget(name)
 		}
 	}
 }
@@ -103,21 +123,37 @@ func (s *Scheduler) Close() error {
 var (
 	errClosing  error = &refusal{"the daemon is stopping", errdefs.ErrUnavailable}
 	errReplaced error = &refusal{"broken off by a later down", errdefs.ErrAborted}
+	errLater    error = &refusal{"broken off by a later call", errdefs.ErrAborted}
 )
 
 // validName is what Compose allows as a project's name. It is also a file's.
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
 
+// maxName bounds a project's name: it is a file's, with something behind it.
+const maxName = 200
+
+func checkName(name string) error {
+	switch {
+	case !validName.MatchString(name):
+		return invalid("project name %q: must be lower-case letters, digits, - and _, and begin with a letter or digit", name)
+	case len(name) > maxName:
+		return invalid("project name %s…: has %d characters, and may have %d; give a shorter one with -p", name[:40], len(name), maxName)
+	}
+	return nil
+}
+
 // call hands a call to the goroutine of its project and waits for the end.
 func (s *Scheduler) call(name string, c *call) error {
-	if !validName.MatchString(name) {
-		return invalid("project name %q: must be lower-case letters, digits, - and _, and begin with a letter or digit", name)
+	if err := checkName(name); err != nil {
+		return err
 	}
 	p, err := s.enter(name)
 	if err != nil {
 		return err
 	}
 	defer s.leave(p)
+	p.interrupt(1)
+	defer p.interrupt(-1)
 	if c.urgent {
 		p.hurry(1)
 	}
@@ -165,6 +201,32 @@ func (s *Scheduler) leave(p *project) {
 	}
 }
 
+// goalChanged tells those who do something of their own about goals.
+func (s *Scheduler) goalChanged(project string, g Goal) {
+	s.autoscaler.goalChanged(g)
+	s.timekeeper.goalChanged(project, g)
+}
+
+// all are the projects, sorted by name.
+func (s *Scheduler) all() []*project {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*project
+	for _, name := range slices.Sorted(maps.Keys(s.projects)) {
+		all = append(all, s.projects[name])
+	}
+	return all
+}
+
+// remember adds a revision to a project's history, with no goal to go back to.
+func (s *Scheduler) remember(project string, r Revision) Revision {
+	kept, err := s.history.append(project, r, nil)
+	if err != nil {
+		s.log.Warn("keep a history", "project", project, "error", err)
+	}
+	return kept
+}
+
 // stored is the record of a project, nil if there is none.
 func (s *Scheduler) stored(name string) *record {
 	s.mu.Lock()
@@ -192,7 +254,7 @@ func (s *Scheduler) Apply(ctx context.Context, g Goal, report func(Event)) error
 	if g.Project == nil {
 		return invalid("a goal needs a project")
 	}
-	return s.call(g.Project.Name, &call{ctx: ctx, look: []Goal{g}, urgent: g.IsDown(), report: report,
+	return s.call(g.Project.Name, &call{ctx: ctx, kind: KindApply, look: []Goal{g}, urgent: g.IsDown(), report: report,
 		change: func(stored *Goal, have State) (Goal, error) { return Merge(stored, g, have), nil }})
 }
 
@@ -205,7 +267,7 @@ func (s *Scheduler) Down(ctx context.Context, project string, o Options, report 
 // brought up too unless o.NoDeps is set.
 func (s *Scheduler) Scale(ctx context.Context, project string, replicas map[string]int, o Options, report func(Event)) error {
 	names := slices.Sorted(maps.Keys(replicas))
-	return s.change(ctx, project, names, o, true, report, func(service string, w *Want) {
+	return s.change(ctx, KindScale, project, names, o, true, report, func(service string, w *Want) {
 		if n, ok := replicas[service]; ok {
 			w.Replicas = n
 		}
@@ -215,18 +277,18 @@ func (s *Scheduler) Scale(ctx context.Context, project string, replicas map[stri
 // Stop stops services, all if o.Services names none, dependents first. They
 // stay stopped until they are started or applied again.
 func (s *Scheduler) Stop(ctx context.Context, project string, o Options, report func(Event)) error {
-	return s.change(ctx, project, o.Services, o, false, report, func(_ string, w *Want) { w.Stopped = true })
+	return s.change(ctx, "", project, o.Services, o, false, report, func(_ string, w *Want) { w.Stopped = true })
 }
 
 // Start starts services that were stopped, all if o.Services names none, with
 // what they depend on unless o.NoDeps is set.
 func (s *Scheduler) Start(ctx context.Context, project string, o Options, report func(Event)) error {
-	return s.change(ctx, project, o.Services, o, true, report, func(_ string, w *Want) { w.Stopped = false })
+	return s.change(ctx, "", project, o.Services, o, true, report, func(_ string, w *Want) { w.Stopped = false })
 }
 
 // change changes what is wanted of services in the stored goal.
-func (s *Scheduler) change(ctx context.Context, project string, names []string, o Options, deps bool, report func(Event), f func(string, *Want)) error {
-	return s.call(project, &call{ctx: ctx, report: report, change: func(stored *Goal, have State) (Goal, error) {
+func (s *Scheduler) change(ctx context.Context, kind Kind, project string, names []string, o Options, deps bool, report func(Event), f func(string, *Want)) error {
+	return s.call(project, &call{ctx: ctx, kind: kind, report: report, change: func(stored *Goal, have State) (Goal, error) {
 		if stored == nil || stored.IsDown() {
 			return Goal{}, notFound("project %s is not up; bring it up with `gantry up -d`", project)
 		}
@@ -264,21 +326,24 @@ func (s *Scheduler) Plan(ctx context.Context, g Goal) (Plan, error) {
 	if g.Project == nil {
 		return Plan{}, invalid("a goal needs a project")
 	}
+	if err := checkName(g.Project.Name); err != nil {
+		return Plan{}, err
+	}
 	r := s.stored(g.Project.Name)
-	return dryRun(ctx, s.engine, r, g)
+	return dryRun(ctx, s.engine, r, []Goal{g}, func(stored *Goal, have State) (Goal, error) { return Merge(stored, g, have), nil })
 }
 
 // dryRun plans. It holds an Observer and so cannot change anything.
-func dryRun(ctx context.Context, o Observer, r *record, asked Goal) (Plan, error) {
-	looks := []Goal{asked}
+func dryRun(ctx context.Context, o Observer, r *record, looks []Goal, change func(*Goal, State) (Goal, error)) (Plan, error) {
 	if r != nil {
-		looks = append(looks, r.Goal)
+		looks = append(slices.Clone(looks), r.Goal)
 	}
-	have, err := o.Observe(ctx, LookFor(looks...))
+	look := LookFor(looks...)
+	have, err := o.Observe(ctx, look)
 	if err != nil {
-		return Plan{}, fmt.Errorf("look at project %s: %w", asked.Project.Name, err)
+		return Plan{}, fmt.Errorf("look at project %s: %w", look.Project, err)
 	}
-	_, plan, err := decide(r, have, func(stored *Goal, have State) (Goal, error) { return Merge(stored, asked, have), nil })
+	_, plan, err := decide(r, have, change)
 	if err == nil {
 		err = check(ctx, o, plan)
 	}
@@ -293,6 +358,22 @@ func (s *Scheduler) Goal(project string) (Goal, error) {
 		return Goal{}, notFound("project %s is not up", project)
 	}
 	return r.Goal.clone(), nil
+}
+
+// History is what was changed of a project, the newest first; ErrNotFound if
+// the project has neither a goal nor a history.
+func (s *Scheduler) History(project string) ([]Revision, error) {
+	if !validName.MatchString(project) {
+		return nil, notFound("no project %q", project)
+	}
+	all, err := s.history.list(project)
+	if err != nil {
+		s.log.Warn("part of a history is lost", "project", project, "error", err)
+	}
+	if len(all) == 0 && s.stored(project) == nil {
+		return nil, notFound("project %s is not up", project)
+	}
+	return all, nil
 }
 
 // Status looks at one project, ErrNotFound if there is neither a goal nor a
@@ -312,6 +393,10 @@ func (s *Scheduler) Status(ctx context.Context, name string) (ProjectStatus, err
 		return st, fmt.Errorf("look at project %s: %w", name, err)
 	}
 	st.count(goal, have)
+	if goal != nil {
+		s.autoscaler.status(&st, goal)
+		s.timekeeper.status(&st, goal)
+	}
 	if goal == nil && len(st.Services) == 0 {
 		return st, notFound("no project %s", name)
 	}

@@ -222,7 +222,7 @@ func TestRefusedGoal(t *testing.T) {
 		if len(h.w.log) != done || h.status().Phase != Settled {
 			h.Errorf("done: %v", h.w.log[done:])
 		}
-		for _, name := range []string{"", "../etc", "Shop", "a/b"} {
+		for _, name := range []string{"", "../etc", "Shop", "a/b", strings.Repeat("a", 201)} {
 			if err := h.Down(h.Context(), name, Options{}, nil); !errdefs.IsInvalidArgument(err) {
 				h.Errorf("project %q: %v", name, err)
 			}
@@ -405,7 +405,7 @@ func TestUpAfterDown(t *testing.T) {
 func TestTurns(t *testing.T) {
 	inVirtualTime(t, func(h *house) {
 		h.w.pace = slow("create network")
-		one := "services: {web: {image: busybox}}"
+		one := "services: {web: {image: busybox, deploy: {update_config: {order: stop-first}}}}"
 		begun := time.Now()
 		took := make(chan time.Duration, 8)
 		for i := range 4 {

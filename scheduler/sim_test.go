@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type sim struct {
 	networks   map[string]*Network   // by id
 	volumes    map[string]*Volume    // by name
 	images     map[string]string     // reference → id; an id stands for itself
+	removals   map[string][]Removal  // by project
 
 	// behave is what the containers of a service do once started: "" runs,
 	// "exit N" ends at once, "unhealthy" runs and never gets better,
@@ -39,6 +41,10 @@ type sim struct {
 	// pace is slept, outside the lock, in every action.
 	pace func(ctx context.Context, part, object string) error
 
+	// now, if set, is the time there is; else the clock moves by itself.
+	now func() time.Time
+
+	inside         string // the call under way, of those that hold mu
 	inFlight, most int
 	log            []string // parts done, in order
 	events         chan string
@@ -47,17 +53,27 @@ type sim struct {
 
 func newSim() *sim {
 	return &sim{clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), containers: map[string]*Container{}, networks: map[string]*Network{},
-		volumes: map[string]*Volume{}, images: map[string]string{}, behave: map[string]string{}, events: make(chan string, 1024)}
+		volumes: map[string]*Volume{}, images: map[string]string{}, removals: map[string][]Removal{}, behave: map[string]string{}, events: make(chan string, 1024)}
 }
 
 func (w *sim) image(ref, id string) {
 	w.images[ref], w.images[id] = id, id
 }
 
+// tick moves the clock; nothing happens at the same time as something else.
+func (w *sim) tick() {
+	w.clock = w.clock.Add(time.Microsecond)
+	if w.now == nil {
+		w.clock = w.clock.Add(time.Millisecond)
+	} else if now := w.now(); now.After(w.clock) {
+		w.clock = now
+	}
+}
+
 // part is one thing that happens or does not: the grain at which calls fail
 // and processes die. The caller holds mu.
 func (w *sim) part(part, object string) error {
-	w.clock = w.clock.Add(time.Millisecond)
+	w.tick()
 	if w.fault != nil {
 		if err := w.fault(part, object); err != nil {
 			return err
@@ -81,6 +97,7 @@ func (w *sim) enter(ctx context.Context, part, object string) (func(), error) {
 	if err == nil {
 		err = ctx.Err()
 	}
+	w.inside = part + " " + object
 	return func() { w.inFlight--; w.mu.Unlock() }, err
 }
 
@@ -99,8 +116,8 @@ func (w *sim) Observe(ctx context.Context, l Look) (State, error) {
 			return State{}, err
 		}
 	}
-	w.clock = w.clock.Add(time.Millisecond)
-	s := State{Now: w.clock, Images: map[string]string{}}
+	w.tick()
+	s := State{Now: w.clock, Images: map[string]string{}, Removals: slices.Clone(w.removals[l.Project])}
 	for _, id := range slices.Sorted(maps.Keys(w.containers)) {
 		if c := *w.containers[id]; c.Project == l.Project {
 			s.Containers = append(s.Containers, c)
@@ -135,6 +152,23 @@ func (w *sim) Projects(context.Context) ([]string, error) {
 }
 
 func (w *sim) Check(_ context.Context, s RunSpec) error { return w.impossible[s.Service.Name] }
+
+func (w *sim) Forget(project string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.removals, project)
+}
+
+// byCall removes a container as somebody else's call does.
+func (w *sim) byCall(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.named(name)
+	w.clock = w.clock.Add(time.Millisecond)
+	delete(w.containers, c.ID)
+	w.removals[c.Project] = append(w.removals[c.Project], Removal{Service: c.Service, Number: c.Number, At: w.clock})
+	w.happened(c.Project)
+}
 
 func (w *sim) Watch(ctx context.Context) <-chan string {
 	out := make(chan string)
@@ -254,7 +288,7 @@ func (w *sim) CreateVolume(ctx context.Context, s VolumeSpec) error {
 	if w.volumes[s.Name] != nil {
 		w.lawBroken("volume %s made twice", s.Name)
 	}
-	w.volumes[s.Name] = &Volume{Name: s.Name, Project: s.Labels[LabelProject], Key: s.Labels[LabelVolume], Hash: s.Labels[LabelHash]}
+	w.volumes[s.Name] = &Volume{Name: s.Name, Project: s.Labels[LabelProject], Key: s.Labels[LabelVolume], Hash: s.Labels[LabelHash], Dir: s.Labels[LabelWorkingDir]}
 	return nil
 }
 
@@ -313,6 +347,9 @@ func (w *sim) create(s RunSpec) (*Container, error) {
 		}
 		c.Networks = append(c.Networks, name)
 	}
+	if s.ImageID != "" && s.Labels[LabelImage] != s.ImageID {
+		w.lawBroken("%s is made of %s and labelled %q", s.Name, s.ImageID, s.Labels[LabelImage])
+	}
 	c.Ports = hostPorts(s.Service)
 	for _, key := range volumeKeys(*s.Service) {
 		name := VolumeName(s.Project, key)
@@ -360,17 +397,13 @@ func (w *sim) start(c *Container) error {
 	if c.present() {
 		return nil
 	}
-	for _, port := range c.Ports {
-		for _, o := range w.containers {
-			if o.present() && (o.Project != c.Project || o.Service != c.Service) && slices.Contains(o.Ports, port) {
-				return fmt.Errorf("port %s is published by %s: %w", port, o.Name, errdefs.ErrFailedPrecondition)
-			}
-		}
+	if err := w.portsFree(c, c.Ports); err != nil {
+		return err
 	}
 	if err := w.part("start", c.Name); err != nil {
 		return err
 	}
-	c.Status, c.StartedAt, c.Stopped, c.Health = Running, w.clock, false, HealthNone
+	c.Status, c.StartedAt, c.Stopped, c.Lost, c.Health = Running, w.clock, false, false, HealthNone
 	var code int
 	switch b := w.behave[c.Service]; {
 	case b == "check":
@@ -381,7 +414,7 @@ func (w *sim) start(c *Container) error {
 		c.Health = Unhealthy
 	case strings.HasPrefix(b, "exit"):
 		fmt.Sscanf(b, "exit %d", &code)
-		w.clock = w.clock.Add(time.Millisecond)
+		w.tick()
 		w.exit(c, code)
 	}
 	w.happened(c.Project)
@@ -431,16 +464,20 @@ func (w *sim) on(ctx context.Context, part, id string, f func(*Container) error)
 	return f(c)
 }
 
-func (w *sim) Replace(ctx context.Context, old string, s RunSpec, _ ReplaceOptions) error {
+func (w *sim) Replace(ctx context.Context, old string, s RunSpec, o ReplaceOptions) error {
 	return w.on(ctx, "replace", old, func(c *Container) error {
 		if c.Service != s.Service.Name || c.Number != s.Number {
 			w.lawBroken("%s replaced by %s", c.Name, s.Name)
 		}
-		if err := w.stop(c); err != nil {
-			return err
+		if o.Order != StartFirst {
+			if err := w.stop(c); err != nil {
+				return err
+			}
 		}
-		if err := w.setAside(c); err != nil {
-			return err
+		if c.Name == s.Name {
+			if err := w.rename(c, AsideName(c.ID, c.Name)); err != nil {
+				return err
+			}
 		}
 		fresh, err := w.create(s)
 		if err != nil {
@@ -451,28 +488,100 @@ func (w *sim) Replace(ctx context.Context, old string, s RunSpec, _ ReplaceOptio
 				return err
 			}
 		}
+		if o.Order == StartFirst {
+			return nil
+		}
 		return w.remove(c)
 	})
 }
 
-func (w *sim) SetAside(ctx context.Context, id string) error {
-	return w.on(ctx, "rename", id, w.setAside)
+func (w *sim) Update(ctx context.Context, id string, s RunSpec) error {
+	return w.on(ctx, "update", id, func(c *Container) error {
+		is := FromLabels(s.Labels)
+		if c.Service != s.Service.Name || c.Number != s.Number || c.Generation != is.Generation {
+			w.lawBroken("%s updated as %s", c.Name, s.Name)
+		}
+		ports := hostPorts(s.Service)
+		if err := w.portsFree(c, ports); err != nil && c.present() {
+			return err
+		}
+		var networks []string
+		for _, key := range s.Networks {
+			name := NetworkName(s.Project, key)
+			if w.networkNamed(name) == nil {
+				return fmt.Errorf("network %s: %w", name, errdefs.ErrNotFound)
+			}
+			networks = append(networks, name)
+		}
+		if err := w.part("rewire", c.Name); err != nil {
+			return err
+		}
+		c.Ports, c.Networks = ports, networks
+		if err := w.part("update", c.Name); err != nil {
+			return err
+		}
+		c.Hash, c.Uses, c.Parts, c.DependsOn = is.Hash, is.Uses, is.Parts, is.DependsOn
+		w.happened(c.Project)
+		return nil
+	})
 }
 
-func (w *sim) setAside(c *Container) error {
+// portsFree says which port another service that runs has already.
+func (w *sim) portsFree(c *Container, ports []string) error {
+	for _, port := range ports {
+		for _, o := range w.containers {
+			if o.present() && (o.Project != c.Project || o.Service != c.Service) && slices.Contains(o.Ports, port) {
+				return fmt.Errorf("port %s is published by %s: %w", port, o.Name, errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *sim) Retire(ctx context.Context, s RetireSpec) error {
+	return w.on(ctx, "retire", s.ID, func(c *Container) error {
+		switch heir := w.replica(s.Project, s.Service, s.Number, s.Heir); {
+		case heir != nil && heir != c && heir.ready():
+			return w.remove(c)
+		case heir != nil && heir != c && s.MayFail && !heir.present():
+			return nil
+		}
+		return fmt.Errorf("the heir of %s is not ready any more: %w", c.Name, errdefs.ErrFailedPrecondition)
+	})
+}
+
+func (w *sim) Rename(ctx context.Context, id, name string) error {
+	return w.on(ctx, "rename", id, func(c *Container) error { return w.rename(c, name) })
+}
+
+func (w *sim) rename(c *Container, name string) error {
+	if o := w.named(name); o != nil && o != c {
+		return fmt.Errorf("name %s is taken by %s: %w", name, o.ID, errdefs.ErrAlreadyExists)
+	}
 	if err := w.part("rename", c.Name); err != nil {
 		return err
 	}
-	if !strings.HasPrefix(c.Name, c.ID) {
-		c.Name = c.ID + "_" + c.Name
-	}
+	c.Name = name
 	return nil
+}
+
+func (w *sim) Delay(ctx context.Context, d time.Duration) error {
+	leave, err := w.enter(ctx, "delay", d.String())
+	defer leave()
+	if err == nil {
+		err = w.part("delay", d.String())
+	}
+	if err == nil {
+		w.clock = w.clock.Add(d)
+	}
+	return err
 }
 
 func (w *sim) Start(ctx context.Context, id string) error { return w.on(ctx, "start", id, w.start) }
 func (w *sim) Stop(ctx context.Context, id string, _ *time.Duration) error {
 	return w.on(ctx, "stop", id, w.stop)
 }
+
 func (w *sim) Remove(ctx context.Context, id string, _ RemoveOptions) error {
 	return w.on(ctx, "remove", id, w.remove)
 }
@@ -490,30 +599,64 @@ func (w *sim) Await(ctx context.Context, s AwaitSpec) error {
 	for _, n := range s.Numbers {
 		errs = append(errs, w.check(s, n))
 	}
+	if s.Trial != nil && len(errs)-countNil(errs) <= s.Trial.Tolerate {
+		return nil
+	}
 	return errors.Join(errs...)
 }
 
-func (w *sim) check(s AwaitSpec, number int) error {
-	for _, c := range w.containers {
-		if c.Project != s.Project || c.Service != s.Service || c.Number != number || c.OneOff {
+func countNil(errs []error) (n int) {
+	for _, err := range errs {
+		if err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// replica is the one with this id or, without one, the newest of a number.
+func (w *sim) replica(project, service string, number int, id string) (found *Container) {
+	for _, other := range slices.Sorted(maps.Keys(w.containers)) {
+		c := w.containers[other]
+		if c.Project != project || c.Service != service || c.Number != number || c.OneOff || id != "" && c.ID != id {
 			continue
 		}
-		// What takes its time has had it by now.
-		if c.Status == Running && w.behave[c.Service] == "check" {
-			c.Health = Healthy
+		if found == nil || !c.Created.Before(found.Created) {
+			found = c
 		}
-		if c.Status == Running && w.behave[c.Service] == "exit 0" {
-			w.clock = w.clock.Add(time.Millisecond)
-			w.exit(c, 0)
-		}
-		ok := map[Condition]bool{IsStarted: !c.StartedAt.IsZero(), IsHealthy: c.Status == Running && c.Health == Healthy,
-			IsReady: c.ready(), IsCompleted: c.completed()}[s.Condition]
-		if !ok {
-			return fmt.Errorf("%s is %s %s (%d), not %s: %w", c.Name, c.Status, c.Health, c.ExitCode, s.Condition, errdefs.ErrFailedPrecondition)
-		}
-		return nil
 	}
-	return fmt.Errorf("replica %d of %s: %w", number, s.Service, errdefs.ErrNotFound)
+	return found
+}
+
+func (w *sim) check(s AwaitSpec, number int) error {
+	c := w.replica(s.Project, s.Service, number, s.IDs[number])
+	if c == nil {
+		return fmt.Errorf("replica %d of %s: %w", number, s.Service, errdefs.ErrNotFound)
+	}
+	// What takes its time has had it by now.
+	if c.Status == Running && w.behave[c.Service] == "check" {
+		c.Health = Healthy
+	}
+	if c.Status == Running && w.behave[c.Service] == "exit 0" {
+		w.tick()
+		w.exit(c, 0)
+	}
+	ok := map[Condition]bool{IsStarted: !c.StartedAt.IsZero(), IsHealthy: c.Status == Running && c.Health == Healthy,
+		IsReady: c.ready() || c.completed(), IsCompleted: c.completed()}[s.Condition]
+	if t := s.Trial; t != nil {
+		if ready := c.StartedAt.Add(t.For); c.ready() && ready.After(w.clock) && (t.Checked || c.Health == HealthNone) {
+			w.clock = ready
+		}
+		if ok = t.Stood(*c, w.clock); !ok && c.present() {
+			if err := w.stop(c); err != nil {
+				return err
+			}
+		}
+	}
+	if !ok {
+		return fmt.Errorf("%s is %s %s (%d), not %s: %w", c.Name, c.Status, c.Health, c.ExitCode, s.Condition, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // look is what the scheduler would see of a goal.
@@ -534,13 +677,31 @@ func (w *sim) foreign() (untouched func() error) {
 	w.networks["xn"] = &Network{ID: "xn", Name: "other_default", Project: "other"}
 	w.volumes["other_data"] = &Volume{Name: "other_data", Project: "other", Key: "data"}
 	w.volumes["lonely"] = &Volume{Name: "lonely"}
-	print := func() string {
-		return fmt.Sprintf("%+v %+v %+v %+v %+v", w.containers["x1"], w.containers["x2"], w.networks["xn"], w.volumes["other_data"], w.volumes["lonely"])
+	type objects struct {
+		containers [2]Container
+		network    Network
+		volumes    [2]Volume
 	}
-	was := print()
+	see := func() (o objects) {
+		for i, id := range []string{"x1", "x2"} {
+			if c := w.containers[id]; c != nil {
+				o.containers[i] = *c
+			}
+		}
+		if n := w.networks["xn"]; n != nil {
+			o.network = *n
+		}
+		for i, name := range []string{"other_data", "lonely"} {
+			if v := w.volumes[name]; v != nil {
+				o.volumes[i] = *v
+			}
+		}
+		return o
+	}
+	was := see()
 	return func() error {
-		if is := print(); is != was {
-			return fmt.Errorf("objects of others were touched: %s, were %s", is, was)
+		if is := see(); !reflect.DeepEqual(is, was) {
+			return fmt.Errorf("objects of others were touched: %+v, were %+v", is, was)
 		}
 		return nil
 	}

@@ -15,11 +15,17 @@ type State struct {
 	Containers []Container
 	Networks   []Network
 	Volumes    []Volume
+	// Removals are replicas that a call took away, and not the scheduler.
+	Removals []Removal
 	// Images are the images on the machine: reference as asked in [Look] → id.
 	Images map[string]string
 	// Sources are the names, with a digest, of those that a registry has:
 	// reference → "web@sha256:…".
 	Sources map[string]string
+	// Dirs are directories that projects' compose files lie in: path → what the
+	// directory is, the same for every path to it, "" if it is not there. Those
+	// that are not here were not looked at.
+	Dirs map[string]string
 	// Was is the project of the goal before this one; nil if there was none.
 	// It only serves to say what has changed.
 	Was *compose.Project
@@ -60,8 +66,11 @@ type Container struct {
 	Hash       string
 	Generation int
 	Uses       string   // LabelUses
+	Parts      string   // LabelParts
+	Run        string   // LabelRun
 	Maker      string   // what made it, if not gantry: "docker compose 1.29.2"
 	DependsOn  []string // services
+	Dir        string   // of the project it was made from
 
 	ID         string
 	Name       string
@@ -74,6 +83,17 @@ type Container struct {
 	StartedAt  time.Time // of the last start; zero: never started
 	FinishedAt time.Time // of the last exit; zero: never exited
 	Stopped    bool      // a call stopped it
+	// Lost says that its process is gone and neither ended by itself nor by a
+	// call: with the machine, or with all that was known of it.
+	Lost bool
+	// RemovedAt is when a call began to remove it; zero: none has.
+	RemovedAt time.Time
+	// GaveUp says why the runtime starts it no more, or lets it be unhealthy,
+	// though its restart policy would have it otherwise; "" where it does not.
+	GaveUp string
+	// Unripe says of one that runs without a health check that it has not run
+	// for long enough to be ready.
+	Unripe bool
 
 	// Networks are the names of the networks it is configured to be on,
 	// whether it runs or not.
@@ -105,7 +125,10 @@ func FromLabels(labels map[string]string) Container {
 		Hash:       labels[LabelHash],
 		Generation: generation,
 		Uses:       labels[LabelUses],
+		Parts:      labels[LabelParts],
+		Run:        labels[LabelRun],
 		DependsOn:  dependencies(labels[LabelDependsOn]),
+		Dir:        labels[LabelWorkingDir],
 	}
 }
 
@@ -120,7 +143,7 @@ func (c Container) broken() bool { return c.Status == Dead || c.Status == Removi
 
 // ready reports whether the container is what a waiting user hopes for.
 func (c Container) ready() bool {
-	return c.Status == Running && (c.Health == HealthNone || c.Health == Healthy)
+	return c.Status == Running && (c.Health == HealthNone && !c.Unripe || c.Health == Healthy)
 }
 
 // completed reports whether the container ran and ended well.
@@ -143,7 +166,18 @@ type Volume struct {
 	Project string // LabelProject; "": nobody's
 	Key     string // LabelVolume; "" for an anonymous one
 	Hash    string // LabelHash; "": not said
+	Dir     string // LabelWorkingDir: of the project it was made for; "": not said
 	// Others are the names of containers that mount it and are not the
 	// project's, sorted.
 	Others []string
+	// Lost says where its data was, and no longer is; "" where it is there.
+	Lost string
+}
+
+// Removal is a replica that a call has removed. Until its service is asked for
+// again nobody makes it anew.
+type Removal struct {
+	Service string
+	Number  int
+	At      time.Time
 }

@@ -23,6 +23,9 @@ const (
 	Walking   Phase = "walking" // steps are being taken, or will be again after a while
 	Settled   Phase = "settled" // nothing was left to do
 	Failed    Phase = "failed"  // given up until the next call; Error says why
+	// Degraded is Settled with something missing that is not repaired, or not
+	// yet: Problems says what. It is seen in a status alone.
+	Degraded Phase = "degraded"
 )
 
 // ProjectStatus is how a project is doing.
@@ -30,6 +33,7 @@ type ProjectStatus struct {
 	Name     string
 	Phase    Phase
 	Error    string          `json:",omitempty"` // of the last walk
+	Problems []string        `json:",omitempty"` // what is missing while the project is held, and why
 	Next     time.Time       `json:",omitzero"`  // when a failed walk is tried again
 	Asked    time.Time       `json:",omitzero"`  // the last call that asked for a service
 	Down     bool            `json:",omitempty"` // the goal is to have nothing
@@ -43,9 +47,16 @@ type ServiceStatus struct {
 	Name    string
 	Wanted  int  // replicas
 	Present int  // running, paused or about to restart
-	Ready   int  // running, and healthy where there is a health check
+	Ready   int  // running, and healthy or, without a health check, for long enough
 	Exited  int  // exited, or never started
 	Orphan  bool `json:",omitempty"` // the project does not have it
+	// Autoscale says, of a service whose replicas follow their usage, how many
+	// there may be and what was measured last: "2 to 6, cpu at 50%, aimed at 70%".
+	Autoscale string `json:",omitempty"`
+	// Schedule is when a job is run, as cron writes it, and NextRun when that is
+	// next; zero while it is stopped.
+	Schedule string    `json:",omitempty"`
+	NextRun  time.Time `json:",omitzero"`
 }
 
 // count fills in the services.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"gantry/compose"
 )
@@ -20,17 +21,50 @@ type record struct {
 	Was   *compose.Project
 	Phase Phase  // Walking, Settled or Failed
 	Error string // why it failed
+	// Repairing is when the repair under way was begun; zero: none is.
+	Repairing time.Time
+	// Restarting are the ids of the containers it stops, to start or replace them.
+	Restarting []string
+	// Revision is the history's entry for the walk under way, Base for the last
+	// goal that came about; 0: there is none.
+	Revision, Base int
 }
 
 // recordVersion is the form of a record on disk.
 const recordVersion = 1
 
 type wireRecord struct {
-	Version int    `json:"version"`
-	Phase   Phase  `json:"phase"`
-	Error   string `json:"error,omitempty"`
-	Goal    Goal   `json:"goal"`
-	Was     string `json:"was,omitempty"` // canonical YAML
+	Version    int       `json:"version"`
+	Phase      Phase     `json:"phase"`
+	Error      string    `json:"error,omitempty"`
+	Goal       Goal      `json:"goal"`
+	Was        string    `json:"was,omitempty"` // canonical YAML
+	Repairing  time.Time `json:"repairing,omitzero"`
+	Restarting []string  `json:"restarting,omitempty"`
+	// Entries of the history.
+	Revision int `json:"revision,omitempty"`
+	Base     int `json:"base,omitempty"`
+}
+
+// shelf is where records are kept: a [store], and memory where a million lives
+// are lived.
+type shelf interface {
+	load() (records map[string]record, newer map[string]error, errs error)
+	save(name string, r record) error
+	remove(name string) error
+	// The times of a project's jobs; fs.ErrNotExist without any.
+	times(project string) ([]byte, error)
+	saveTimes(project string, data []byte) error
+	removeTimes(project string) error
+}
+
+// chronicle is the same for the history of projects: a [history], or memory.
+type chronicle interface {
+	append(project string, r Revision, goal *Goal) (Revision, error)
+	amend(project string, number int, f func(*Revision)) error
+	list(project string) ([]Revision, error)
+	goal(project string, number int) (Goal, error)
+	forget(project string) error
 }
 
 // store keeps one file per project. The files hold secrets: 0600.
@@ -42,6 +76,21 @@ func openStore(root string) (store, error) {
 		return store{}, fmt.Errorf("make the directory of goals: %w", err)
 	}
 	return store{dir}, nil
+}
+
+func (s store) timesPath(project string) string { return filepath.Join(s.dir, project+".jobs") }
+
+func (s store) times(project string) ([]byte, error) { return os.ReadFile(s.timesPath(project)) }
+
+func (s store) saveTimes(project string, data []byte) error {
+	return s.write(s.timesPath(project), data)
+}
+
+func (s store) removeTimes(project string) error {
+	if err := os.Remove(s.timesPath(project)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // tooNew refuses a file that a newer gantry wrote.
@@ -106,7 +155,7 @@ func (s store) read(path string) (record, error) {
 	if name := strings.TrimSuffix(filepath.Base(path), ".json"); w.Goal.Project == nil || w.Goal.Project.Name != name {
 		return record{}, fmt.Errorf("it holds no goal of project %s", name)
 	}
-	r := record{Goal: w.Goal, Phase: w.Phase, Error: w.Error}
+	r := record{Goal: w.Goal, Phase: w.Phase, Error: w.Error, Repairing: w.Repairing, Restarting: w.Restarting, Revision: w.Revision, Base: w.Base}
 	if w.Was != "" {
 		// It only serves to say what has changed: no reason to lose the goal.
 		r.Was, _ = compose.Decode([]byte(w.Was))
@@ -119,7 +168,7 @@ func (s store) path(name string) string { return filepath.Join(s.dir, name+".jso
 // save replaces a record: whoever reads, or crashes, finds the old one or the
 // new one.
 func (s store) save(name string, r record) error {
-	w := wireRecord{Version: recordVersion, Phase: r.Phase, Error: r.Error, Goal: r.Goal}
+	w := wireRecord{Version: recordVersion, Phase: r.Phase, Error: r.Error, Goal: r.Goal, Repairing: r.Repairing, Restarting: r.Restarting, Revision: r.Revision, Base: r.Base}
 	if r.Was != nil {
 		text, err := compose.Encode(r.Was)
 		if err != nil {
