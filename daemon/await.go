@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gantry/runtime"
+	"gantry/runtime/spec"
 	"gantry/scheduler"
 
 	"github.com/containerd/errdefs"
@@ -15,12 +16,15 @@ import (
 
 // Await waits for every replica named.
 func (e *engine) Await(ctx context.Context, a scheduler.AwaitSpec) error {
+	if a.Trial != nil {
+		return e.try(ctx, a)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, number := range a.Numbers {
 		g.Go(func() error {
-			c, ok := e.replica(a.Project, a.Service, number)
+			c, ok := e.replica(a.Project, a.Service, number, a.IDs[number])
 			if !ok {
-				return fmt.Errorf("replica %d of %s is not there: %w", number, a.Service, errdefs.ErrNotFound)
+				return noReplica(a.Service, number)
 			}
 			return e.await(ctx, c, a.Condition)
 		})
@@ -28,12 +32,16 @@ func (e *engine) Await(ctx context.Context, a scheduler.AwaitSpec) error {
 	return g.Wait()
 }
 
+func noReplica(service string, number int) error {
+	return fmt.Errorf("replica %d of %s is not there: %w", number, service, errdefs.ErrNotFound)
+}
+
 // replica finds a service's replica by its labels; of two (a replacement under
-// way) the newer.
-func (e *engine) replica(project, service string, number int) (found runtime.Container, ok bool) {
+// way) the one with the id or, without one, the newer.
+func (e *engine) replica(project, service string, number int, id string) (found runtime.Container, ok bool) {
 	for _, c := range e.rt.List() { // the newest first
 		o := scheduler.FromLabels(c.Config.Labels)
-		if o.Project == project && o.Service == service && o.Number == number && !o.OneOff {
+		if o.Project == project && o.Service == service && o.Number == number && !o.OneOff && (id == "" || c.ID == id) {
 			return c, true
 		}
 	}
@@ -53,8 +61,15 @@ func (e *engine) await(ctx context.Context, c runtime.Container, cond scheduler.
 		case scheduler.IsHealthy:
 			return e.rt.AwaitHealthy(ctx, c.ID)
 		case scheduler.IsReady:
+			if endedWell(c) {
+				return nil
+			}
 			if c.Health != nil {
-				return e.rt.AwaitHealthy(ctx, c.ID)
+				err := e.rt.AwaitHealthy(ctx, c.ID)
+				if now, lookErr := e.rt.Inspect(c.ID); err != nil && lookErr == nil && endedWell(now) {
+					return nil
+				}
+				return err
 			}
 			if c.State == runtime.Exited || c.State == runtime.Dead {
 				return fmt.Errorf("container %s exited with code %d; see `gantry logs %s`: %w",
@@ -121,4 +136,11 @@ func (e *engine) steady(ctx context.Context, c runtime.Container) (bool, error) 
 		return true, nil
 	}
 	return false, err
+}
+
+// endedWell reports whether a container was a job, as it turns out: it ended with
+// code 0, and its restart policy lets it.
+func endedWell(c runtime.Container) bool {
+	once := c.Config.Restart.Name != spec.RestartAlways && c.Config.Restart.Name != spec.RestartUnlessStopped
+	return once && c.State == runtime.Exited && c.ExitCode == 0 && !c.StartedAt.IsZero() && !c.Stopped && !c.ExitLost
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Version says what was built; the linker sets it.
@@ -27,7 +28,8 @@ type Config struct {
 	TLS   TLS      // of tcp addresses
 	Debug bool     // log more
 
-	Budget Budget // of what is collected without being asked for
+	Budget  Budget // of what is collected without being asked for
+	Measure string // how often autoscaled services are measured; "": every 15 s
 
 	Version Version
 	Log     *slog.Logger
@@ -52,6 +54,7 @@ func Default(getenv func(string) string) Config {
 	}
 	c := Config{Root: or("GANTRY_ROOT", defaultRoot), Run: or("GANTRY_RUN", defaultRun), Certs: or("GANTRY_CERTS", defaultCerts)}
 	c.Budget = Budget{MaxUsed: getenv("GANTRY_MAX_USED_SPACE"), MinFree: getenv("GANTRY_MIN_FREE_SPACE"), Unused: getenv("GANTRY_UNUSED_FOR")}
+	c.Measure = getenv("GANTRY_MEASURE")
 	if h := getenv("GANTRY_HOST"); h != "" {
 		c.Hosts = []string{h}
 	}
@@ -79,6 +82,9 @@ func (c Config) complete() (Config, error) {
 	if _, err := c.Budget.on(0); err != nil {
 		return c, err
 	}
+	if _, err := c.measure(); err != nil {
+		return c, err
+	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"unix://" + filepath.Join(c.Run, "gantry.sock")}
 	}
@@ -99,6 +105,21 @@ func (c Config) complete() (Config, error) {
 	}
 	return c, nil
 }
+
+// measure is Measure as a time, 0 where nothing is said.
+func (c Config) measure() (time.Duration, error) {
+	if c.Measure == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.Measure)
+	if err != nil || d < leastMeasure {
+		return 0, fmt.Errorf("--measure %q is no time of at least %s; write it as 15s", c.Measure, leastMeasure)
+	}
+	return d, nil
+}
+
+// leastMeasure bounds what measuring may cost.
+const leastMeasure = 100 * time.Millisecond
 
 // LogFile is where the log of a daemon goes that a client or its keeper has
 // started: both make it its standard error.

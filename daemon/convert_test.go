@@ -98,7 +98,12 @@ func TestContainerConfig(t *testing.T) {
 		{"stop_signal: SIGUSR1\nstop_grace_period: 1m30s", func(c *spec.Config) { c.StopSignal, c.StopTimeout = "SIGUSR1", new(90*time.Second) }},
 		{"restart: on-failure:3", func(c *spec.Config) { c.Restart = spec.RestartPolicy{Name: "on-failure", MaxRetries: 3} }},
 		{"restart: unless-stopped", func(c *spec.Config) { c.Restart = spec.RestartPolicy{Name: "unless-stopped"} }},
-		{"deploy: {restart_policy: {condition: any}}", func(c *spec.Config) { c.Restart = spec.RestartPolicy{Name: "always"} }},
+		{"deploy: {update_config: {monitor: 3s}}", func(c *spec.Config) { c.ReadyAfter = 3 * time.Second }},
+		{"deploy: {endpoint_mode: vip}", func(c *spec.Config) { c.Network.Virtual = true }},
+		{"deploy: {endpoint_mode: dnsrr}", func(*spec.Config) {}},
+		{"x-gantry: {sticky: source}", func(c *spec.Config) { c.Network.Sticky = true }},
+		{"deploy: {restart_policy: {condition: any}}", func(c *spec.Config) { c.Restart = spec.RestartPolicy{Name: "always", Unhealthy: true} }},
+		{"x-gantry: {on_unhealthy: restart}", func(c *spec.Config) { c.Restart = spec.RestartPolicy{Unhealthy: true} }},
 		{"healthcheck: {test: curl x, interval: 1s, timeout: 2s, start_period: 3s, start_interval: 4s, retries: 5}", func(c *spec.Config) {
 			c.Healthcheck = &spec.Healthcheck{Test: []string{"CMD-SHELL", "curl x"}, Interval: time.Second, Timeout: 2 * time.Second, StartPeriod: 3 * time.Second, StartInterval: 4 * time.Second, Retries: 5}
 		}},
@@ -171,7 +176,7 @@ func TestContainerConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := spec.Config{Image: "box", Labels: r.Labels}
+			want := spec.Config{Image: "box", Labels: r.Labels, ReadyAfter: time.Second}
 			want.Network.Group = "p/a"
 			want.Network.Endpoints = []spec.Endpoint{{Network: "p_default", Aliases: []string{"a"}}}
 			c.want(&want)

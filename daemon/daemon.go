@@ -189,6 +189,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.runtime, err = runtime.Open(ctx, runtime.Options{
 		Root: d.Root, Run: d.Run, CgroupParent: d.cgroupParent(), InitPath: keeperProgram(),
 		Images: d.images, Volumes: d.volumes, Fabric: d.fabric, Keeper: d.keeper, Log: d.Log,
+		Place: placeOf,
 	})
 	if err != nil {
 		return err
@@ -214,7 +215,12 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	collect.cache = d.builder
 	d.background("collector", collect.run)
 
-	d.scheduler, err = scheduler.Open(scheduler.Config{Root: d.Root, Engine: newEngine(d.runtime), Log: d.Log})
+	every, err := d.measure()
+	if err != nil {
+		return err
+	}
+	eng := newEngine(d.runtime, d.Log)
+	d.scheduler, err = scheduler.Open(scheduler.Config{Root: d.Root, Engine: eng, Meter: eng, Measure: every, Log: d.Log})
 	if err != nil {
 		return err
 	}
@@ -246,6 +252,9 @@ func (d *daemon) openKeeper(ctx context.Context) error {
 		}
 		args = append(args, d.TLS.args()...)
 		args = append(args, d.Budget.args()...)
+		if d.Measure != "" {
+			args = append(args, "--measure", d.Measure)
+		}
 		o.Guard = &keeper.Guard{Args: args, Env: os.Environ(), Dir: "/", Log: d.LogFile()}
 	}
 	k, err := keeper.Connect(ctx, o)
@@ -286,17 +295,20 @@ func (d *daemon) leaveKeeper() error {
 }
 
 func (d *daemon) serve(ctx context.Context) error {
+	handler := newLull(api.New(api.Options{
+		Engine:   d.runtime,
+		Builder:  d.builder,
+		Projects: d.scheduler,
+		Ports:    newPortPlaces(d.runtime, d.scheduler),
+		Version:  d.Version.Number, Commit: d.Version.Commit, Built: d.Version.Built,
+		Root: d.Root, Run: d.Run, Started: d.started,
+		Keeper: d.keeper.Pid,
+		Stop:   d.stopByCall,
+		Log:    d.Log,
+	}))
+	defer handler.end()
 	d.server = &http.Server{
-		Handler: api.New(api.Options{
-			Engine:   d.runtime,
-			Builder:  d.builder,
-			Projects: d.scheduler,
-			Version:  d.Version.Number, Commit: d.Version.Commit, Built: d.Version.Built,
-			Root: d.Root, Run: d.Run, Started: d.started,
-			Keeper: d.keeper.Pid,
-			Stop:   d.stopByCall,
-			Log:    d.Log,
-		}),
+		Handler:           handler,
 		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       idling,
 		MaxHeaderBytes:    maxHeader,

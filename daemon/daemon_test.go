@@ -154,7 +154,7 @@ func TestEngine(t *testing.T) {
 	}
 	_, err := d.runtime.ImportImage(ctx, bytes.NewReader(box(t)), image.ImportOptions{Name: "box", Changes: []string{"ENV PATH=/bin", `CMD ["sleep","1000"]`, "VOLUME /kept"}})
 	must(err)
-	e := newEngine(d.runtime)
+	e := newEngine(d.runtime, d.Log)
 	p := loaded(t, "stop_grace_period: 0s\nhealthcheck: {test: test -f /tmp/ok, interval: 1h}\nnetworks: [front]")
 	net := p.Networks["front"]
 	for range 2 { // repeated, it finds its work done

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"reflect"
@@ -20,12 +21,14 @@ import (
 	"gantry/scheduler"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // engine makes the runtime a scheduler.Engine: services become containers,
 // labels become their places in a project.
 type engine struct {
-	rt *runtime.Engine
+	rt  *runtime.Engine
+	log *slog.Logger
 	// starting bounds the containers that are made at once: beyond a few per
 	// core more only wait for each other.
 	starting chan struct{}
@@ -33,13 +36,13 @@ type engine struct {
 
 var _ scheduler.Engine = (*engine)(nil)
 
-func newEngine(rt *runtime.Engine) *engine {
-	return &engine{rt: rt, starting: make(chan struct{}, 4*max(rt.Host().CPUs, 1))}
+func newEngine(rt *runtime.Engine, log *slog.Logger) *engine {
+	return &engine{rt: rt, log: log, starting: make(chan struct{}, 4*max(rt.Host().CPUs, 1))}
 }
 
 // Observe shows what there is of a project.
 func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.State, error) {
-	s := scheduler.State{Now: time.Now(), Images: map[string]string{}, Sources: map[string]string{}}
+	s := scheduler.State{Now: time.Now(), Removals: e.removals(look.Project), Images: map[string]string{}, Sources: map[string]string{}}
 	all := e.rt.List()
 	for _, c := range all {
 		if c.Config.Labels[scheduler.LabelProject] == look.Project {
@@ -60,11 +63,13 @@ func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.St
 		if v.Labels[scheduler.LabelProject] == look.Project || slices.Contains(look.Volumes, v.Name) {
 			s.Volumes = append(s.Volumes, scheduler.Volume{
 				Name: v.Name, Project: v.Labels[scheduler.LabelProject],
-				Key: v.Labels[scheduler.LabelVolume], Hash: v.Labels[scheduler.LabelHash],
-				Others: mounts[v.Name],
+				Key: v.Labels[scheduler.LabelVolume], Hash: scheduler.VolumeHash(v.Labels),
+				Dir: v.Labels[scheduler.LabelWorkingDir], Others: mounts[v.Name], Lost: e.lostAt(v.Name),
 			})
 		}
 	}
+	s.Volumes = append(s.Volumes, e.unknown(s)...)
+	s.Dirs = directories(s, look.Dirs)
 	for _, ref := range look.Images {
 		img, err := e.rt.Image(ctx, ref)
 		switch {
@@ -78,6 +83,35 @@ func (e *engine) Observe(ctx context.Context, look scheduler.Look) (scheduler.St
 		}
 	}
 	return s, nil
+}
+
+// directories tells those apart that containers and volumes were made from, and
+// further ones. Where all are one by their paths nothing is looked at: what a dead
+// mount does to a stat is nobody's concern then.
+func directories(s scheduler.State, further []string) map[string]string {
+	paths := slices.Clone(further)
+	for _, c := range s.Containers {
+		paths = append(paths, c.Dir)
+	}
+	for _, v := range s.Volumes {
+		paths = append(paths, v.Dir)
+	}
+	paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
+	slices.Sort(paths)
+	if paths = slices.Compact(paths); len(paths) < 2 {
+		return nil
+	}
+	dirs := map[string]string{}
+	for _, path := range paths {
+		var st unix.Stat_t
+		switch err := unix.Stat(path, &st); {
+		case err == nil:
+			dirs[path] = fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
+			dirs[path] = ""
+		}
+	}
+	return dirs
 }
 
 // others are the containers that are not the project's: by the networks, names
@@ -116,7 +150,12 @@ func observed(c runtime.Container) scheduler.Container {
 	if c.Health != nil {
 		o.Health = c.Health.Status
 	}
-	o.ExitCode, o.Stopped = c.ExitCode, c.Stopped
+	o.ExitCode, o.Stopped, o.Lost = c.ExitCode, c.Stopped, c.Lost
+	o.GaveUp = c.GaveUp
+	if c.Removal != nil && c.Removal.Call {
+		o.RemovedAt = c.Removal.At
+	}
+	o.Unripe = c.Health == nil && c.State.Live() && !c.Ready(time.Now())
 	o.Created, o.StartedAt, o.FinishedAt = c.Created, c.StartedAt, c.FinishedAt
 	for _, ep := range c.Config.Network.Endpoints {
 		o.Networks = append(o.Networks, ep.Network)
@@ -280,7 +319,7 @@ func (e *engine) runReplica(ctx context.Context, s scheduler.RunSpec, inherit []
 	}
 	if err := e.Start(ctx, made.ID); err != nil {
 		// Volumes that were handed down to it stay with their container.
-		undo := e.rt.Remove(context.WithoutCancel(ctx), made.ID, runtime.RemoveOptions{Force: true, Volumes: true})
+		undo := e.rt.Remove(context.WithoutCancel(ctx), made.ID, runtime.RemoveOptions{Force: true, Volumes: true, Planned: true})
 		if errdefs.IsNotFound(undo) {
 			undo = nil
 		}
@@ -331,9 +370,9 @@ func keep(c *spec.Config, m runtime.MountPoint, ofImage map[string]struct{}) {
 	}
 }
 
-// Replace makes the new container beside the old one's remains: the old one is
-// stopped and gives up its name first, and is removed last. When the new one
-// does not come about, the old one is put back.
+// Replace makes the new container beside the old one, which gives up its name
+// first. Unless the new one is to come first, the old one is stopped before and
+// removed after. When the new one does not come about, the old one is put back.
 func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o scheduler.ReplaceOptions) error {
 	old, err := e.rt.Inspect(id)
 	if errdefs.IsNotFound(err) {
@@ -345,10 +384,12 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	if _, err := containerConfig(s); err != nil {
 		return err // before the old one is touched
 	}
-	if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
-		return err
+	if o.Order != scheduler.StartFirst {
+		if err := e.Stop(ctx, id, o.Timeout); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
 	}
-	aside := asideOf(old.ID, s.Name)
+	aside := scheduler.AsideName(old.ID, s.Name)
 	switch old.Name {
 	case s.Name:
 		if err := e.rt.Rename(ctx, id, aside); err != nil {
@@ -370,18 +411,44 @@ func (e *engine) Replace(ctx context.Context, id string, s scheduler.RunSpec, o 
 	if err := e.runReplica(ctx, s, inherit); err != nil {
 		return errors.Join(err, e.putBack(context.WithoutCancel(ctx), old))
 	}
+	if o.Order == scheduler.StartFirst {
+		return nil
+	}
 	return e.Remove(ctx, id, scheduler.RemoveOptions{Volumes: o.RenewAnonVolumes})
 }
 
-// asideOf is the name of a container that gives its own to another.
-func asideOf(id, name string) string { return id[:12] + "_" + name }
-
-func (e *engine) SetAside(ctx context.Context, id string) error {
-	c, err := e.rt.Inspect(id)
-	if err != nil || strings.HasPrefix(c.Name, asideOf(c.ID, "")) {
+// Update changes a replica in place.
+func (e *engine) Update(ctx context.Context, id string, s scheduler.RunSpec) error {
+	c, err := containerConfig(s)
+	if err != nil {
 		return err
 	}
-	return e.rt.Rename(ctx, id, asideOf(c.ID, c.Name))
+	err = e.rt.Reshape(ctx, id, c)
+	if err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+		err = fmt.Errorf("%w; a new container may be able to: `gantry up -d --force-recreate %s`", err, s.Service.Name)
+	}
+	return err
+}
+
+// Retire removes a container whose heir serves.
+func (e *engine) Retire(ctx context.Context, r scheduler.RetireSpec) error {
+	heir, ok := e.replica(r.Project, r.Service, r.Number, r.Heir)
+	switch ok = ok && heir.ID != r.ID; {
+	case ok && heir.State == runtime.Running && (heir.Health == nil || heir.Health.Status == runtime.Healthy):
+		return e.Remove(ctx, r.ID, r.Options)
+	case ok && r.MayFail && !heir.State.Live() && heir.State != runtime.Restarting:
+		return nil
+	}
+	return fmt.Errorf("replica %d of %s is not ready any more, so the one before it stays; look at its logs: %w", r.Number, r.Service, errdefs.ErrFailedPrecondition)
+}
+
+// Rename gives a container another name; that it has it already is no error.
+func (e *engine) Rename(ctx context.Context, id, name string) error {
+	c, err := e.rt.Inspect(id)
+	if err != nil || c.Name == name {
+		return err
+	}
+	return e.rt.Rename(ctx, id, name)
 }
 
 // putBack gives a container that was to be replaced its name again, and its
@@ -418,9 +485,26 @@ func (e *engine) Stop(ctx context.Context, id string, timeout *time.Duration) er
 }
 
 func (e *engine) Remove(ctx context.Context, id string, o scheduler.RemoveOptions) error {
+	if o.Drain {
+		if err := e.rt.Drain(ctx, id, o.Timeout); err != nil {
+			return err
+		}
+	}
 	return e.rt.Remove(ctx, id, runtime.RemoveOptions{
-		Force: true, Stop: &runtime.StopOptions{Timeout: o.Timeout}, Volumes: o.Volumes,
+		Force: true, Stop: &runtime.StopOptions{Timeout: o.Timeout}, Volumes: o.Volumes, Planned: true,
 	})
+}
+
+// Delay waits; a daemon that stops does not.
+func (e *engine) Delay(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Watch tells which projects had something happen to them.
@@ -428,7 +512,16 @@ func (e *engine) Watch(ctx context.Context) <-chan string {
 	names := make(chan string, 64)
 	go func() {
 		defer close(names)
-		for ctx.Err() == nil {
+		for again := false; ctx.Err() == nil; again = true {
+			if again { // something may have happened to any of them
+				all, _ := e.Projects(ctx)
+				for _, p := range all {
+					select {
+					case names <- p:
+					case <-ctx.Done():
+					}
+				}
+			}
 			err := e.rt.Events(ctx, runtime.EventQuery{}, func(ev runtime.Event) error {
 				p := ev.Attributes[scheduler.LabelProject]
 				if p == "" || strings.HasPrefix(ev.Action, "exec_") {
@@ -443,8 +536,8 @@ func (e *engine) Watch(ctx context.Context) <-chan string {
 			if err == nil || errors.Is(err, context.Canceled) {
 				return // the runtime closes, or nobody listens any more
 			}
-			// Cut off for reading too slowly: begin anew. Whoever loops over the
-			// names looks at the whole state anyway.
+			// Cut off for reading too slowly: begin anew. Whoever hears a name
+			// looks at the whole state anyway.
 		}
 	}()
 	return names

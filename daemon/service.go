@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"path"
 	"slices"
@@ -56,10 +57,14 @@ func containerConfig(r scheduler.RunSpec) (spec.Config, error) {
 		DeviceCgroupRules: s.DeviceCgroupRules,
 		OomScoreAdj:       int(s.OomScoreAdj),
 		StopSignal:        s.StopSignal,
-		Healthcheck:       healthcheck(s.HealthCheck),
+		Healthcheck:       healthcheck(compose.HealthCheckOf(*s)),
 	}
 	for _, d := range s.Devices {
 		c.Devices = append(c.Devices, spec.Device{Source: d.Source, Target: cmp.Or(d.Target, d.Source), Permissions: d.Permissions})
+	}
+	c.ReadyAfter = readyAfter
+	if d := s.Deploy; d != nil && d.UpdateConfig != nil && d.UpdateConfig.Monitor > 0 {
+		c.ReadyAfter = time.Duration(d.UpdateConfig.Monitor)
 	}
 	if s.StopGracePeriod != nil {
 		c.StopTimeout = new(time.Duration(*s.StopGracePeriod))
@@ -82,6 +87,10 @@ func containerConfig(r scheduler.RunSpec) (spec.Config, error) {
 	}
 	return c, nil
 }
+
+// readyAfter is how long a replica without a health check must have run to
+// count as ready, unless deploy.update_config.monitor says otherwise.
+const readyAfter = time.Second
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
@@ -231,11 +240,17 @@ func namespaceMode(mode string, joins map[string]string) (string, error) {
 }
 
 // restartPolicy is that of deploy where there is one, as in Docker Compose;
-// restart is the older key.
+// restart is the older key. An unhealthy container counts as failed where
+// deploy says how to restart, as in Swarm, or x-gantry does.
 func restartPolicy(s *compose.Service) (spec.RestartPolicy, error) {
+	x, err := compose.GantryOf(*s)
+	if err != nil {
+		return spec.RestartPolicy{}, err
+	}
+	sick := x.OnUnhealthy == "restart"
 	if s.Deploy != nil && s.Deploy.RestartPolicy != nil {
 		d := s.Deploy.RestartPolicy
-		var p spec.RestartPolicy
+		p := spec.RestartPolicy{Unhealthy: sick || d.Condition != "none"}
 		switch d.Condition {
 		case "none":
 			p.Name = spec.RestartNo
@@ -244,14 +259,24 @@ func restartPolicy(s *compose.Service) (spec.RestartPolicy, error) {
 		case "", "any":
 			p.Name = spec.RestartAlways
 		}
-		if d.MaxAttempts != nil && p.Name == spec.RestartOnFailure {
-			p.MaxRetries = int(*d.MaxAttempts)
+		if d.Delay != nil {
+			p.Delay = time.Duration(*d.Delay)
+		}
+		if d.Window != nil {
+			p.Window = time.Duration(*d.Window)
+		}
+		if d.MaxAttempts != nil {
+			p.Attempts = int(min(*d.MaxAttempts, math.MaxInt32))
+		}
+		if p.Name == spec.RestartOnFailure && p.Window == 0 { // which Docker's API can show
+			p.MaxRetries, p.Attempts = p.Attempts, 0
 		}
 		return p, nil
 	}
+	p := spec.RestartPolicy{Unhealthy: sick}
 	if s.Restart != "" {
 		name, count, counted := strings.Cut(s.Restart, ":")
-		p := spec.RestartPolicy{Name: name}
+		p.Name = name
 		if counted {
 			n, err := strconv.Atoi(count)
 			if err != nil {
@@ -259,9 +284,8 @@ func restartPolicy(s *compose.Service) (spec.RestartPolicy, error) {
 			}
 			p.MaxRetries = n
 		}
-		return p, nil
 	}
-	return spec.RestartPolicy{}, nil
+	return p, nil
 }
 
 func logConfig(l *compose.Logging) (spec.LogConfig, error) {
@@ -311,7 +335,12 @@ func wiring(r scheduler.RunSpec) (spec.Network, error) {
 		}
 		n.Exposed = append(n.Exposed, x)
 	}
-	var err error
+	g, err := compose.GantryOf(*s)
+	if err != nil {
+		return n, err
+	}
+	n.Sticky = g.Sticky == "source"
+	n.Virtual = s.Deploy != nil && s.Deploy.EndpointMode == "vip"
 	switch mode := s.NetworkMode; {
 	case mode == "host" || mode == "none":
 		n.Mode = mode

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/compose"
 	"gantry/runtime"
@@ -44,7 +45,6 @@ func everything() compose.Service {
 	s.EnvFiles = nil
 	s.Deploy.Resources.Limits.Devices, s.Deploy.Resources.Reservations.Devices = nil, nil
 	s.Deploy.Resources.Limits.GenericResources, s.Deploy.Resources.Reservations.GenericResources = nil, nil
-	s.Deploy.UpdateConfig, s.Deploy.RollbackConfig, s.Deploy.Placement = nil, nil, compose.Placement{}
 	return s
 }
 
@@ -68,27 +68,38 @@ func fillIn(v reflect.Value, depth int) {
 // elsewhere are the attributes of a service that its container does not show,
 // and who reads them.
 var elsewhere = map[string]string{
-	"ContainerName":                   "names the container; see scheduler.ContainerName",
-	"Profiles":                        "select services when the project is loaded",
-	"Extends":                         "resolved when the project is loaded",
-	"EnvFiles":                        "resolved into Environment",
-	"LabelFiles":                      "resolved into Labels",
-	"DependsOn":                       "the scheduler's graph",
-	"Scale":                           "the scheduler's replicas",
-	"Deploy.Replicas":                 "the scheduler's replicas",
-	"Image":                           "the scheduler fixes it by its id",
-	"Labels":                          "part of scheduler.ContainerLabels",
-	"CustomLabels":                    "not in files; the loader's own use",
-	"Build":                           "read by who builds",
-	"Dockerfile":                      "read by who builds",
-	"Develop":                         "read by who watches files",
-	"Attach":                          "read by the client that attaches",
-	"Links":                           "the scheduler's graph; other names are refused",
-	"Volumes.Consistency":             "means nothing on Linux",
-	"Volumes.Bind.SELinux":            "asks for labels, and gantry labels nothing",
-	"Ports.Name":                      "is for readers",
-	"Ports.AppProtocol":               "is for readers",
-	"Deploy.Resources.Limits.Devices": "the schema has it in reservations alone",
+	"ContainerName":                         "names the container; see scheduler.ContainerName",
+	"Profiles":                              "select services when the project is loaded",
+	"Extends":                               "resolved when the project is loaded",
+	"EnvFiles":                              "resolved into Environment",
+	"LabelFiles":                            "resolved into Labels",
+	"DependsOn":                             "the scheduler's graph",
+	"Scale":                                 "the scheduler's replicas",
+	"Deploy.Replicas":                       "the scheduler's replicas",
+	"Deploy.UpdateConfig.Delay":             "the scheduler's rollout",
+	"Deploy.UpdateConfig.FailureAction":     "the scheduler's rollout",
+	"Deploy.UpdateConfig.MaxFailureRatio":   "the scheduler's rollout",
+	"Deploy.UpdateConfig.Order":             "the scheduler's rollout",
+	"Deploy.UpdateConfig.Parallelism":       "the scheduler's rollout",
+	"Deploy.RollbackConfig.Delay":           "the scheduler's rollout",
+	"Deploy.RollbackConfig.FailureAction":   "the scheduler's rollout",
+	"Deploy.RollbackConfig.MaxFailureRatio": "the scheduler's rollout",
+	"Deploy.RollbackConfig.Monitor":         "the scheduler's rollout",
+	"Deploy.RollbackConfig.Order":           "the scheduler's rollout",
+	"Deploy.RollbackConfig.Parallelism":     "the scheduler's rollout",
+	"Image":                                 "the scheduler fixes it by its id",
+	"Labels":                                "part of scheduler.ContainerLabels",
+	"CustomLabels":                          "not in files; the loader's own use",
+	"Build":                                 "read by who builds",
+	"Dockerfile":                            "read by who builds",
+	"Develop":                               "read by who watches files",
+	"Attach":                                "read by the client that attaches",
+	"Links":                                 "the scheduler's graph; other names are refused",
+	"Volumes.Consistency":                   "means nothing on Linux",
+	"Volumes.Bind.SELinux":                  "asks for labels, and gantry labels nothing",
+	"Ports.Name":                            "is for readers",
+	"Ports.AppProtocol":                     "is for readers",
+	"Deploy.Resources.Limits.Devices":       "the schema has it in reservations alone",
 	"Deploy.Resources.Limits.GenericResources": "the schema has it in reservations alone",
 	"Deploy.Resources.Reservations.Pids":       "the schema has it in limits alone",
 }
@@ -285,7 +296,7 @@ func some(t *testing.T, path string, x reflect.Value) {
 
 // TestRestartPolicy: that of deploy outranks the older key.
 func TestRestartPolicy(t *testing.T) {
-	three := uint64(3)
+	three, minute := uint64(3), compose.Duration(time.Minute)
 	for _, c := range []struct {
 		restart string
 		deploy  *compose.DeployRestart
@@ -294,8 +305,10 @@ func TestRestartPolicy(t *testing.T) {
 		{"", nil, spec.RestartPolicy{}},
 		{"on-failure:2", nil, spec.RestartPolicy{Name: spec.RestartOnFailure, MaxRetries: 2}},
 		{"always", &compose.DeployRestart{Condition: "none"}, spec.RestartPolicy{Name: spec.RestartNo}},
-		{"no", &compose.DeployRestart{}, spec.RestartPolicy{Name: spec.RestartAlways}},
-		{"no", &compose.DeployRestart{Condition: "on-failure", MaxAttempts: &three}, spec.RestartPolicy{Name: spec.RestartOnFailure, MaxRetries: 3}},
+		{"no", &compose.DeployRestart{}, spec.RestartPolicy{Name: spec.RestartAlways, Unhealthy: true}},
+		{"no", &compose.DeployRestart{Condition: "on-failure", MaxAttempts: &three}, spec.RestartPolicy{Name: spec.RestartOnFailure, MaxRetries: 3, Unhealthy: true}},
+		{"no", &compose.DeployRestart{Condition: "on-failure", MaxAttempts: &three, Window: &minute}, spec.RestartPolicy{Name: spec.RestartOnFailure, Attempts: 3, Window: time.Minute, Unhealthy: true}},
+		{"no", &compose.DeployRestart{Condition: "any", MaxAttempts: &three, Delay: &minute}, spec.RestartPolicy{Name: spec.RestartAlways, Attempts: 3, Delay: time.Minute, Unhealthy: true}},
 	} {
 		s := compose.Service{Restart: c.restart, Deploy: &compose.Deploy{RestartPolicy: c.deploy}}
 		if got, err := restartPolicy(&s); err != nil || got != c.want {
