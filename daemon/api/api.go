@@ -41,6 +41,7 @@ type Options struct {
 	Engine   Engine
 	Builder  Builder  // nil: nothing is built
 	Projects Projects // nil: /projects answers 503
+	Ports    Ports    // nil: no ports are found for copies
 
 	Version string // of gantry
 	Commit  string
@@ -163,15 +164,19 @@ func (s *server) routes() map[string]handler {
 		"GET /volumes/{name}":            s.volumeInspect,
 		"DELETE /volumes/{name}":         s.volumeRemove,
 
-		"GET /projects":               s.projectList,
-		"GET /projects/{name}":        s.projectInspect,
-		"PUT /projects/{name}":        s.projectApply,
-		"POST /projects/{name}/plan":  s.projectPlan,
-		"DELETE /projects/{name}":     s.projectDown,
-		"GET /projects/{name}/goal":   s.projectGoal,
-		"POST /projects/{name}/scale": s.projectScale,
-		"POST /projects/{name}/start": s.projectStart,
-		"POST /projects/{name}/stop":  s.projectStop,
+		"GET /projects":                  s.projectList,
+		"GET /projects/{name}":           s.projectInspect,
+		"PUT /projects/{name}":           s.projectApply,
+		"POST /projects/{name}/plan":     s.projectPlan,
+		"DELETE /projects/{name}":        s.projectDown,
+		"GET /projects/{name}/goal":      s.projectGoal,
+		"POST /projects/{name}/scale":    s.projectScale,
+		"POST /projects/{name}/start":    s.projectStart,
+		"POST /projects/{name}/stop":     s.projectStop,
+		"POST /projects/{name}/rollback": s.projectRollback,
+		"GET /projects/{name}/history":   s.projectHistory,
+		"POST /projects/{name}/ports":    s.projectPorts,
+		"GET /projects/{name}/place":     s.projectPlace,
 
 		"GET /daemon":       s.daemonStatus,
 		"POST /daemon/stop": s.daemonStop,

@@ -30,6 +30,9 @@ type Engine interface {
 	Events(ctx context.Context, q runtime.EventQuery, each func(runtime.Event) error) error
 	// Host is what is known of the machine.
 	Host() spec.Host
+	// Warnings say what on the machine keeps packets of containers from their
+	// way, a sentence each.
+	Warnings() []string
 }
 
 // Containers is the life of containers.

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fake is an engine in memory. Its containers do what their fields say; calls
 // are noted in the order they came.
 type fake struct {
+	warnings   []string
 	mu         sync.Mutex
 	calls      []string
 	containers []runtime.Container
@@ -379,6 +380,8 @@ func (f *fake) Events(ctx context.Context, q runtime.EventQuery, each func(runti
 	}
 }
 
+func (f *fake) Warnings() []string { return f.warnings }
+
 func (f *fake) Host() spec.Host {
 	return spec.Host{Controllers: []string{"blkio", "cpu", "cpuset", "memory", "pids"}, SwapLimit: true, BlkioWeight: true, CPUs: 2, Memory: 8 << 30, Seccomp: true}
 }
@@ -546,12 +549,36 @@ func (s *scripted) Stop(_ context.Context, p string, o scheduler.Options, report
 }
 
 func (s *scripted) Down(_ context.Context, p string, o scheduler.Options, report func(scheduler.Event)) error {
-	s.note("down %s %v volumes=%v rmi=%s timeout=%s orphans=%v", p, o.Services, o.Volumes, o.RemoveImages, text(o.Timeout), o.RemoveOrphans)
+	s.note("down %s %v volumes=%v rmi=%s timeout=%s orphans=%v from=%s %v", p, o.Services, o.Volumes, o.RemoveImages, text(o.Timeout), o.RemoveOrphans, o.Dir, o.Named)
 	return nil
 }
 
 func (s *scripted) Plan(context.Context, scheduler.Goal) (scheduler.Plan, error) {
 	return scheduler.Plan{Project: "shop", Notes: []string{"nothing changes"}}, nil
+}
+
+func (s *scripted) Rollback(_ context.Context, p string, to int, o scheduler.Options, _ func(scheduler.Event)) error {
+	s.note("rollback %s to %d %v", p, to, o.Services)
+	return nil
+}
+
+func (s *scripted) PlanRollback(_ context.Context, p string, to int, o scheduler.Options) (scheduler.Plan, error) {
+	s.note("plan rollback %s to %d %v", p, to, o.Services)
+	return scheduler.Plan{Project: p, Notes: []string{"nothing changes"}}, nil
+}
+
+func (s *scripted) History(p string) ([]scheduler.Revision, error) {
+	if p != "shop" {
+		return nil, fmt.Errorf("no project %s: %w", p, errdefs.ErrNotFound)
+	}
+	return []scheduler.Revision{{Number: 2, Kind: scheduler.KindScale, Outcome: scheduler.Done, Services: []string{"web"}}}, nil
+}
+
+func (s *scripted) Clash(_ context.Context, project, dir string) error {
+	if dir != "/src" {
+		return errdefs.ErrFailedPrecondition.WithMessage("project " + project + " is that of /src, and this is " + dir)
+	}
+	return nil
 }
 
 func (s *scripted) Goal(p string) (scheduler.Goal, error) {

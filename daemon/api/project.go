@@ -27,6 +27,10 @@ type Projects interface {
 	Stop(ctx context.Context, project string, o scheduler.Options, report func(scheduler.Event)) error
 	Down(ctx context.Context, project string, o scheduler.Options, report func(scheduler.Event)) error
 	Plan(ctx context.Context, g scheduler.Goal) (scheduler.Plan, error)
+	Rollback(ctx context.Context, project string, to int, o scheduler.Options, report func(scheduler.Event)) error
+	PlanRollback(ctx context.Context, project string, to int, o scheduler.Options) (scheduler.Plan, error)
+	History(project string) ([]scheduler.Revision, error)
+	Clash(ctx context.Context, project, dir string) error
 	Goal(project string) (scheduler.Goal, error)
 	Status(ctx context.Context, project string) (scheduler.ProjectStatus, error)
 	Projects(ctx context.Context) ([]scheduler.ProjectStatus, error)
@@ -267,7 +271,7 @@ func (s *server) projectStop(ctx context.Context, w http.ResponseWriter, r *http
 func downOptions(q url.Values) (scheduler.Options, error) {
 	o := scheduler.Options{
 		Services: q["service"], Volumes: boolean(q, "volumes"), RemoveOrphans: boolean(q, "removeOrphans"),
-		RemoveImages: q.Get("rmi"),
+		RemoveImages: q.Get("rmi"), Named: boolean(q, "named"), Dir: q.Get("dir"),
 	}
 	if !slices.Contains([]string{scheduler.RemoveNoImages, scheduler.RemoveLocalImages, scheduler.RemoveAllImages}, o.RemoveImages) {
 		return o, invalid("rmi: %q is neither local nor all", o.RemoveImages)

@@ -235,7 +235,7 @@ func TestProjectCalls(t *testing.T) {
 	c := ours(t, Options{Engine: newFake(), Projects: p})
 	ctx := t.Context()
 	timeout := 1500 * time.Millisecond
-	o := scheduler.Options{Services: []string{"web"}, Volumes: true, RemoveImages: scheduler.RemoveLocalImages, RemoveOrphans: true, Timeout: &timeout, NoDeps: true}
+	o := scheduler.Options{Named: true, Dir: "/src", Services: []string{"web"}, Volumes: true, RemoveImages: scheduler.RemoveLocalImages, RemoveOrphans: true, Timeout: &timeout, NoDeps: true}
 	for name, err := range map[string]error{
 		"down":  c.Down(ctx, "shop", o, nil),
 		"scale": c.Scale(ctx, "shop", map[string]int{"web": 3}, o, nil),
@@ -249,7 +249,7 @@ func TestProjectCalls(t *testing.T) {
 	}
 	slices.Sort(p.calls)
 	want := []string{
-		"down shop [web] volumes=true rmi=local timeout=2s orphans=true",
+		"down shop [web] volumes=true rmi=local timeout=2s orphans=true from=/src true",
 		"scale shop map[web:3] true", "start shop [web]", "stop shop [web] 1.5s",
 	}
 	if !slices.Equal(p.calls, want) {
@@ -257,6 +257,12 @@ func TestProjectCalls(t *testing.T) {
 	}
 	if plan, err := c.Plan(ctx, shop()); err != nil || plan.Notes[0] != "nothing changes" {
 		t.Errorf("plan %+v, %v", plan, err)
+	}
+	if err := c.Clash(ctx, "shop", "/src"); err != nil {
+		t.Error(err)
+	}
+	if err := c.Clash(ctx, "shop", "/other"); !errdefs.IsFailedPrecondition(err) || err.Error() != "project shop is that of /src, and this is /other" {
+		t.Errorf("got %v", err)
 	}
 	if all, err := c.Projects(ctx); err != nil || len(all) != 1 || all[0].Phase != scheduler.Settled {
 		t.Errorf("projects %+v, %v", all, err)
@@ -396,5 +402,30 @@ func TestOurClient(t *testing.T) {
 	}
 	if v, err := c.Volumes(ctx, nil); err != nil || len(v) != 2 {
 		t.Errorf("got %+v, %v", v, err)
+	}
+}
+
+func TestRollbackAndHistory(t *testing.T) {
+	p := &scripted{}
+	c := ours(t, Options{Engine: newFake(), Projects: p})
+	ctx := t.Context()
+	if err := c.Rollback(ctx, "shop", 3, scheduler.Options{Services: []string{"web"}}, nil); err != nil {
+		t.Error(err)
+	}
+	if plan, err := c.PlanRollback(ctx, "shop", 0, scheduler.Options{}); err != nil || plan.Project != "shop" {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if want := []string{"rollback shop to 3 [web]", "plan rollback shop to 0 []"}; !slices.Equal(p.calls, want) {
+		t.Errorf("calls %q, want %q", p.calls, want)
+	}
+	all, err := c.History(ctx, "shop")
+	if err != nil || len(all) != 1 || all[0].Number != 2 || all[0].Kind != scheduler.KindScale || all[0].Services[0] != "web" {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if _, err := c.History(ctx, "other"); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	if err := c.Rollback(ctx, "shop", -1, scheduler.Options{}, nil); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
 	}
 }

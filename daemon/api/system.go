@@ -121,7 +121,7 @@ func (s *server) info(ctx context.Context, w http.ResponseWriter, _ *http.Reques
 		InitBinary:         "gantry-runtime",
 		SecurityOptions:    security,
 		CDISpecDirs:        []string{},
-		Warnings:           []string{},
+		Warnings:           orNone(s.Engine.Warnings()),
 	})
 }
 
