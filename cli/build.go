@@ -122,6 +122,9 @@ func (a *app) build(ctx context.Context, services []string, o composeBuild) erro
 	if err != nil {
 		return err
 	}
+	if err := a.clash(ctx, c, p.Name, p.WorkingDir, true); err != nil {
+		return err
+	}
 	results, err := a.runBuilds(ctx, c, requests, o.quiet)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func (a *app) wantedBuilds(ctx context.Context, c *client.Client, g scheduler.Go
 	var all []wantedBuild
 	for _, name := range g.Project.ServiceNames() {
 		s := g.Project.Services[name]
-		if want, ok := g.Services[name]; !ok || want.Replicas == 0 || s.Build == nil {
+		if !g.Needs(name) || s.Build == nil {
 			continue
 		}
 		s.Name = name
@@ -35,7 +35,7 @@ func (a *app) wantedBuilds(ctx context.Context, c *client.Client, g scheduler.Go
 	err := a.side(ctx, len(all), 6, func(ctx context.Context, i int) error {
 		_, err := c.Image(ctx, all[i].image)
 		if errdefs.IsNotFound(err) {
-			all[i].gone, err = true, nil
+			all[i].gone, err = g.Images[all[i].image] == "", nil
 		}
 		return err
 	})

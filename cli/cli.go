@@ -49,6 +49,7 @@ type app struct {
 
 	files, profiles, envFiles    []string
 	projectDir, projectName      string
+	instance                     string
 	host                         string
 	progress, ansi               string
 	parallel                     int
@@ -182,6 +183,7 @@ func (a *app) globalFlags(f *pflag.FlagSet, shorthands bool) {
 	}
 	f.StringArrayVarP(&a.files, "file", short("f"), nil, "compose `file`; may be given several times, \"-\" is standard input")
 	f.StringVarP(&a.projectName, "project-name", short("p"), "", "project `name`")
+	f.StringVar(&a.instance, "instance", "", "copy of the project, with its own `name`s, networks, volumes and ports; auto: named after the git branch (default: GANTRY_INSTANCE)")
 	f.StringVar(&a.projectDir, "project-directory", "", "`directory` that relative paths start from (default: the first compose file's)")
 	f.StringArrayVar(&a.profiles, "profile", nil, "`profile` to enable")
 	f.StringArrayVar(&a.envFiles, "env-file", nil, "environment `file` instead of .env")
@@ -343,6 +345,7 @@ func (a *app) source() compose.Source {
 		Files:       a.files,
 		ProjectDir:  a.projectDir,
 		ProjectName: a.projectName,
+		Instance:    a.instance,
 		Profiles:    a.profiles,
 		EnvFiles:    a.envFiles,
 		All:         a.allResources,

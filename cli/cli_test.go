@@ -232,7 +232,7 @@ func (d *fakeDaemon) project(t *testing.T, name string, steps int, goals chan<- 
 		if i > 0 {
 			plan += ","
 		}
-		plan += fmt.Sprintf(`{"id":%d,"verb":"run","kind":"container","name":"c%d","text":"run c%d","why":"does not exist"}`, i+1, i+1, i+1)
+		plan += fmt.Sprintf(`{"id":%d,"verb":"run","kind":"container","name":"c%d","service":"a","text":"run c%d","why":"does not exist"}`, i+1, i+1, i+1)
 	}
 	plan += `]}`
 	read := func(r *http.Request) {
@@ -263,12 +263,12 @@ func TestUpAndPlan(t *testing.T) {
 	gantry := func(env map[string]string, args ...string) result {
 		return run(t, env, append([]string{"--host", d.host, "-f", file}, args...)...)
 	}
-	text := "1. run c1: does not exist\n2. run c2: does not exist\n"
+	text := "a: does not exist → run 2 containers (c1, c2)\n2 steps: 2 run\n"
 	if r := gantry(nil, "plan"); r.code != 2 || r.out != text || r.err != "" {
 		t.Errorf("plan: got %+v", r)
 	}
 	<-goals
-	if r := gantry(nil, "up", "--dry-run"); r.code != 0 || r.out != text {
+	if r := gantry(nil, "up", "--dry-run"); r.code != 2 || r.out != text {
 		t.Errorf("up --dry-run: got %+v", r)
 	}
 	<-goals

@@ -24,13 +24,13 @@ func (a *app) groups() []group {
 	return []group{
 		{"stack", "Stacks:", []maker{
 			{"up", a.upCommand}, {"down", a.downCommand}, {"plan", a.planCommand}, {"create", a.createCommand}, {"build", a.buildCommand},
-			{"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand}, {"scale", a.scaleCommand},
+			{"start", a.startCommand}, {"stop", a.stopCommand}, {"restart", a.restartCommand}, {"scale", a.scaleCommand}, {"rollback", a.rollbackCommand},
 			{"kill", a.killCommand}, {"rm", a.rmCommand}, {"pull", a.pullCommand}, {"push", a.pushCommand}, {"pause", a.pauseCommand}, {"unpause", a.unpauseCommand},
 		}},
 		{"look", "Looking at them:", []maker{
 			{"ps", a.psCommand}, {"logs", a.logsCommand}, {"ls", a.lsCommand}, {"config", a.configCommand}, {"images", a.imagesCommand},
-			{"volumes", a.volumesCommand}, {"port", a.portCommand}, {"top", a.topCommand}, {"stats", a.statsCommand},
-			{"events", a.eventsCommand}, {"wait", a.waitCommand},
+			{"volumes", a.volumesCommand}, {"port", a.portCommand}, {"ports", a.portsCommand}, {"env", a.envCommand}, {"top", a.topCommand}, {"stats", a.statsCommand},
+			{"events", a.eventsCommand}, {"wait", a.waitCommand}, {"history", a.historyCommand},
 		}},
 		{"inside", "Going inside:", []maker{{"exec", a.execCommand}, {"attach", a.attachCommand}, {"cp", a.cpCommand}, {"export", a.exportCommand}}},
 		{"object", "Objects:", []maker{

@@ -184,6 +184,7 @@ func (a *app) completeGlobalOf(cmd *cobra.Command) {
 	a.completeFlagFiles(cmd, "file", cobra.ShellCompDirectiveFilterFileExt, "yaml", "yml")
 	a.completeFlagFiles(cmd, "env-file", cobra.ShellCompDirectiveDefault)
 	a.completeFlagFiles(cmd, "project-directory", cobra.ShellCompDirectiveFilterDirs)
+	_ = cmd.RegisterFlagCompletionFunc("instance", a.completeInstance)
 	_ = cmd.RegisterFlagCompletionFunc("profile", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		p, err := a.load(cmd.Context(), func(s *compose.Source) {
 			s.NoContent, s.NoEnvResolution, s.NoConsistency, s.Warn = true, true, true, nil

@@ -114,6 +114,9 @@ func (a *app) renderConfig(ctx context.Context, services []string, o configOptio
 	if err != nil {
 		return err
 	}
+	if p, err = a.knownPorts(ctx, p); err != nil {
+		return err
+	}
 	if names, ok := configNames(o); ok {
 		for _, n := range names(p) {
 			fmt.Fprintln(b, n)

@@ -14,6 +14,7 @@ import (
 
 type downOptions struct {
 	volumes, removeOrphans bool
+	yes                    bool
 	images                 string
 	timeout                int
 	hasTimeout             bool
@@ -35,6 +36,7 @@ func (a *app) downCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.volumes, "volumes", "v", false, "remove named volumes of the project and anonymous ones, with what is in them")
+	f.BoolVarP(&o.yes, "yes", "y", false, "answer yes to every question")
 	f.BoolVar(&o.removeOrphans, "remove-orphans", false, "remove containers of services the project does not have")
 	f.StringVar(&o.images, "rmi", "", "remove images: local (built ones without a name of their own) or all")
 	f.IntVarP(&o.timeout, "timeout", "t", 0, "`seconds` a container has to stop (default: its own)")
@@ -61,7 +63,10 @@ func (a *app) down(ctx context.Context, services []string, o downOptions) error 
 		return err
 	}
 	options := scheduler.Options{Services: services, Volumes: o.volumes, RemoveOrphans: o.removeOrphans,
-		RemoveImages: o.images, Parallel: max(a.parallel, 0)}
+		RemoveImages: o.images, Named: a.meant(), Parallel: max(a.parallel, 0)}
+	if options.Dir, err = compose.Place(a.source()); err != nil {
+		return err
+	}
 	if o.hasTimeout {
 		options.Timeout = seconds(o.timeout)
 	}
@@ -73,6 +78,11 @@ func (a *app) down(ctx context.Context, services []string, o downOptions) error 
 	if a.dryRun {
 		_, err := a.printPlan(ctx, c, scheduler.DownGoal(name, options), "")
 		return err
+	}
+	if o.volumes && !o.yes {
+		if err := a.consentDown(ctx, c, scheduler.DownGoal(name, options)); err != nil {
+			return err
+		}
 	}
 	steps := 0
 	err = a.shown("down", func(report func(scheduler.Event)) error {

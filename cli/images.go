@@ -34,7 +34,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
 			ctx := cmd.Context()
-			s, err := a.stack(ctx, stackOptions{services: services, all: true})
+			s, err := a.stack(ctx, stackOptions{services: services, all: true, looks: true})
 			if err != nil {
 				return err
 			}

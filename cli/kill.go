@@ -38,7 +38,7 @@ func (a *app) killCommand() *cobra.Command {
 }
 
 // removeOrphans removes the containers of services that the compose file does
-// not have.
+// not have. Those of another directory stay.
 func (a *app) removeOrphans(ctx context.Context, s *stack) error {
 	p, err := a.load(ctx, func(src *compose.Source) { src.NoContent, src.NoEnvResolution = true, true })
 	if err != nil {
@@ -49,6 +49,9 @@ func (a *app) removeOrphans(ctx context.Context, s *stack) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(r replica) bool {
+		if r.labels.Dir != "" && r.labels.Dir != p.WorkingDir {
+			return true
+		}
 		_, disabled := p.DisabledServices[r.service]
 		_, err := p.GetService(r.service)
 		return disabled || err == nil

@@ -100,7 +100,7 @@ func (a *app) logs(ctx context.Context, services []string, o logsOptions) error 
 		return errors.New("--index needs the name of one service")
 	}
 	began := time.Now()
-	s, err := a.stack(ctx, stackOptions{services: services, all: true})
+	s, err := a.stack(ctx, stackOptions{services: services, all: true, looks: true})
 	if err != nil {
 		return err
 	}

@@ -22,10 +22,14 @@ func (a *app) planCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [SERVICE...]",
 		Short: "Show what up would do, and why",
-		Long: "plan shows what up would do, step by step with its reasons, and does nothing.\n" +
-			"What up would build first is noted; which containers that changes is known when it\nis built.\n" +
+		Long: "plan shows what up would do, with its reasons, and does nothing. Steps that do the\n" +
+			"same for the same reason are one line; --format json has each with the steps it\n" +
+			"comes after, its effect (in place, restart, replace, destroys data) and the fields\n" +
+			"that have changed.\n" +
+			"What up would pull or build first is noted; which containers that changes is known\nwhen it is here.\n" +
 			"Reasons show old and new values, but not of secrets, configs, and what by its\nname or form looks like a secret.\n" +
-			"It ends with 0 when there is nothing to do, with 2 when there is, with 1 on an error.",
+			"It ends with 0 when there is nothing to do, with 2 when there is, with 1 on an error.\n" +
+			"up --dry-run is the same.",
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
 			ctx := cmd.Context()
@@ -50,11 +54,7 @@ func (a *app) planCommand() *cobra.Command {
 			if _, err := a.bring(ctx, c, &g, o, true); err != nil {
 				return err
 			}
-			plan, err := a.printPlan(ctx, c, g, format)
-			if err == nil && !(plan.Empty() && len(g.Coming) == 0) {
-				return exitCode(exitChanges)
-			}
-			return err
+			return a.showPlan(ctx, c, g, format)
 		},
 	}
 	o.flags(cmd, a)
@@ -62,6 +62,17 @@ func (a *app) planCommand() *cobra.Command {
 	a.completeFlagValues(cmd, "format", "text", "json")
 	dryRunnable(cmd)
 	return cmd
+}
+
+// showPlan prints what bringing a goal about would do, whoever has to be asked
+// then, and ends with the code that says whether that is anything.
+func (a *app) showPlan(ctx context.Context, c planner, g scheduler.Goal, format string) error {
+	g.Options.RenewVolumes = true
+	plan, err := a.printPlan(ctx, c, g, format)
+	if err == nil && !(plan.Empty() && len(g.Coming) == 0) {
+		return exitCode(exitChanges)
+	}
+	return err
 }
 
 func (a *app) printPlan(ctx context.Context, c planner, g scheduler.Goal, format string) (scheduler.Plan, error) {
@@ -75,6 +86,6 @@ func (a *app) printPlan(ctx context.Context, c planner, g scheduler.Goal, format
 		enc.SetEscapeHTML(false)
 		return plan, enc.Encode(plan)
 	}
-	_, err = fmt.Fprint(a.out, plan.String())
+	_, err = fmt.Fprint(a.out, plan.Text())
 	return plan, err
 }

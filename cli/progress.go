@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -63,6 +64,7 @@ var words = map[string][2]string{
 	"replace": {"Recreating", "Recreated"},
 	"start":   {"Starting", "Started"},
 	"stop":    {"Stopping", "Stopped"},
+	"update":  {"Updating", "Updated"},
 	"restart": {"Restarting", "Restarted"},
 	"remove":  {"Removing", "Removed"},
 	"pull":    {"Pulling", "Pulled"},
@@ -72,6 +74,10 @@ var words = map[string][2]string{
 	"pause":   {"Pausing", "Paused"},
 	"unpause": {"Unpausing", "Unpaused"},
 	"keep":    {"Looking", "Up to date"},
+
+	"retire": {"Draining", "Removed"},
+	"rename": {"Renaming", "Renamed"},
+	"delay":  {"Waiting", "Waited"},
 
 	"set aside": {"Renaming", "Renamed"},
 }
@@ -108,12 +114,15 @@ func object(w scheduler.What) string {
 	return kind + " " + w.Name
 }
 
-// oneLine folds an error into one line.
+// oneLine folds an error into one line, without what a container has written:
+// the error at the end shows that.
 func oneLine(err error) string {
 	if err == nil {
 		return ""
 	}
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, scheduler.Quoted) })
+	return strings.TrimSuffix(strings.Join(lines, " "), ":")
 }
 
 // quietProgress shows nothing; errors are reported at the end all the same.

@@ -13,6 +13,7 @@ import (
 	"gantry/compose"
 	"gantry/scheduler"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 )
 
@@ -60,7 +61,7 @@ func (a *app) ps(ctx context.Context, services []string, o psOptions) error {
 			return fmt.Errorf("--status %q: must be one of %s", s, strings.Join(states, ", "))
 		}
 	}
-	s, err := a.stack(ctx, stackOptions{services: services, all: o.all || len(o.status) > 0, oneOff: true})
+	s, err := a.stack(ctx, stackOptions{services: services, all: o.all || len(o.status) > 0, oneOff: true, looks: true})
 	if err != nil {
 		return err
 	}
@@ -76,14 +77,22 @@ func (a *app) ps(ctx context.Context, services []string, o psOptions) error {
 		}
 	}
 	l := list[containerRow]{quiet: "ID", columns: []column{{"NAME", "Name"}, {"IMAGE", "Image"}, {"COMMAND", "Command"},
-		{"SERVICE", "Service"}, {"CREATED", "RunningFor"}, {"STATUS", "Status"}, {"PORTS", "Ports"}}}
+		{"SERVICE", "Service"}, {"READY", "Ready"}, {"CREATED", "RunningFor"}, {"STATUS", "Status"}, {"PORTS", "Ports"}}}
+	ready := map[string]string{}
+	if !o.quiet && !o.services {
+		if ready, err = readiness(ctx, s); err != nil {
+			return err
+		}
+	}
 	var names []string
 	for _, r := range s.containers {
 		if len(o.status) > 0 && !slices.Contains(o.status, string(r.State)) || defined != nil && !defined(r.service) {
 			continue
 		}
 		names = append(names, r.service)
-		l.rows = append(l.rows, asContainerRow(r.Container, time.Now(), o.noTrunc || o.quiet || o.format == formatJSON))
+		row := asContainerRow(r.Container, time.Now(), o.noTrunc || o.quiet || o.format == formatJSON)
+		row.Ready = ready[r.service]
+		l.rows = append(l.rows, row)
 	}
 	if o.services {
 		for _, n := range slices.Compact(slices.Sorted(slices.Values(names))) {
@@ -91,7 +100,27 @@ func (a *app) ps(ctx context.Context, services []string, o psOptions) error {
 		}
 		return nil
 	}
-	return l.print(a.out, o.format, o.quiet)
+	if err := l.print(a.out, o.format, o.quiet); err != nil || o.quiet || o.format != "table" {
+		return err
+	}
+	return a.tellMissing(ctx, s.client, s.name)
+}
+
+// readiness says of each service how many of its replicas are ready and how many
+// are wanted: "3/4". Of a project without a goal nobody knows what is wanted.
+func readiness(ctx context.Context, s *stack) (map[string]string, error) {
+	st, err := s.client.Project(ctx, s.name)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	by := map[string]string{}
+	for _, svc := range st.Services {
+		by[svc.Name] = strconv.Itoa(svc.Ready)
+		if st.Phase != scheduler.Unmanaged {
+			by[svc.Name] += "/" + strconv.Itoa(svc.Wanted)
+		}
+	}
+	return by, nil
 }
 
 // containerRow is a container in a list. The fields are those that docker's
@@ -112,6 +141,7 @@ type containerRow struct {
 	Ports        string
 	Project      string
 	Publishers   publishers
+	Ready        string // of the service: "3/4"
 	RunningFor   string
 	Service      string
 	Size         string

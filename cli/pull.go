@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,7 @@ func (a *app) pull(ctx context.Context, services []string, o transferOptions) er
 		return err
 	}
 	var jobs transfers
+	built := builtImages(p, func(string) bool { return true })
 	for _, name := range p.ServiceNames() {
 		s := p.Services[name]
 		policy, every, err := compose.PullPolicy(s)
@@ -81,11 +83,11 @@ func (a *app) pull(ctx context.Context, services []string, o transferOptions) er
 		case s.PullPolicy == "":
 			policy = compose.PullAlways
 		}
-		if s.Image == "" || o.ignoreBuildable && s.Build != nil {
+		if s.Image == "" || o.ignoreBuildable && built[s.Image] {
 			continue
 		}
-		jobs.add(&transfer{ref: s.Image, platform: s.Platform, service: name, policy: policy, every: every,
-			optional: o.ignoreFailures || s.Build != nil})
+		jobs.add(&transfer{ref: cmp.Or(compose.CopiedImage(s), s.Image), platform: s.Platform, service: name, policy: policy, every: every,
+			optional: o.ignoreFailures || built[s.Image]})
 	}
 	return a.pullAll(ctx, c, jobs, o.quiet)
 }
@@ -244,9 +246,10 @@ func (a *app) transferAll(ctx context.Context, jobs transfers, verb string, quie
 // built are not pulled first.
 func imagesOf(g scheduler.Goal, builds bool) (transfers, error) {
 	var jobs transfers
+	built := builtImages(g.Project, g.Needs)
 	for _, name := range g.Project.ServiceNames() {
 		s := g.Project.Services[name]
-		if want, ok := g.Services[name]; !ok || want.Replicas == 0 {
+		if !g.Needs(name) {
 			continue
 		}
 		policy, every, err := compose.PullPolicy(s)
@@ -257,9 +260,26 @@ func imagesOf(g scheduler.Goal, builds bool) (transfers, error) {
 			policy = compose.PullBuild
 		}
 		s.Name = name
-		jobs.add(&transfer{ref: compose.ImageName(g.Project, s), platform: s.Platform, service: name, policy: policy, every: every, optional: s.Build != nil})
+		ref := compose.ImageName(g.Project, s)
+		if s.Build == nil && built[ref] && policy == compose.PullMissing {
+			policy = compose.PullBuild // by the other service
+		}
+		jobs.add(&transfer{ref: ref, platform: s.Platform, service: name, policy: policy, every: every, optional: built[ref]})
 	}
 	return jobs, nil
+}
+
+// builtImages are those that services of a project build. Others may use them
+// without a word about how.
+func builtImages(p *compose.Project, wanted func(service string) bool) map[string]bool {
+	built := map[string]bool{}
+	for name, s := range p.Services {
+		if s.Build != nil && wanted(name) {
+			s.Name = name
+			built[compose.ImageName(p, s)] = true
+		}
+	}
+	return built
 }
 
 // pulledFirst tells whether a service's image is built only if no registry has
@@ -272,12 +292,15 @@ func pulledFirst(s compose.Service) bool {
 // anything is changed; what is still missing then is built, by the requests it
 // gives back, or refused. A plan pulls nothing.
 func (a *app) bring(ctx context.Context, c *client.Client, g *scheduler.Goal, o upOptions, planned bool) ([]build.Request, error) {
+	if err := a.beginImages(ctx, c, g, o, planned); err != nil {
+		return nil, err
+	}
 	jobs, err := imagesOf(*g, o.build)
 	if err != nil {
 		return nil, err
 	}
 	if planned {
-		_, err = a.dueOf(ctx, c, jobs)
+		err = a.comingPulls(ctx, c, g, jobs, o)
 	} else {
 		err = a.pullAll(ctx, c, jobs, o.quietPull)
 	}
@@ -288,6 +311,25 @@ func (a *app) bring(ctx context.Context, c *client.Client, g *scheduler.Goal, o 
 		return nil, err
 	}
 	return a.comingBuilds(ctx, c, g, o, planned)
+}
+
+// comingPulls notes in a goal which images that are here will be asked for
+// again. What is not here is a step of the plan.
+func (a *app) comingPulls(ctx context.Context, c *client.Client, g *scheduler.Goal, jobs transfers, o upOptions) error {
+	due, err := a.dueOf(ctx, c, jobs)
+	for _, t := range due {
+		if !t.here {
+			continue
+		}
+		if g.Pulls == nil {
+			g.Pulls = map[string]string{}
+		}
+		g.Pulls[t.ref] = "pull_policy is " + t.policy
+		if o.pull != "" && o.pull != "policy" {
+			g.Pulls[t.ref] = "--pull " + o.pull + " asks for it"
+		}
+	}
+	return err
 }
 
 // missingImages refuses a goal whose images are not here and cannot be had.

@@ -146,6 +146,30 @@ func TestUpPulls(t *testing.T) {
 	<-goals
 }
 
+// What one service builds another may run: nobody asks a registry for it.
+func TestBuiltForAnother(t *testing.T) {
+	d := newDaemon(t)
+	pulls := d.registries()
+	const text = "name: x\nservices: {a: {image: badapp, build: .}, b: {image: badapp}, c: {image: badapp, pull_policy: always}}"
+	if r := run(t, nil, "--host", d.host, "-f", composeFile(t, text), "pull"); r.code != 0 || !slices.Equal(*pulls, []string{"badapp:latest"}) {
+		t.Errorf("pulled %q: %+v", *pulls, r)
+	}
+	p, err := compose.Load(t.Context(), compose.Source{Files: []string{composeFile(t, text)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for services, want := range map[string]string{"a b": compose.PullBuild, "b": compose.PullMissing, "a b c": compose.PullAlways} {
+		g, err := scheduler.NewGoal(p, scheduler.Options{Services: strings.Fields(services)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs, err := imagesOf(g, false)
+		if err != nil || len(jobs) != 1 || jobs[0].policy != want || jobs[0].optional == (services == "b") {
+			t.Errorf("%s: %+v, %v", services, jobs[0], err)
+		}
+	}
+}
+
 func TestDue(t *testing.T) {
 	now := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {

@@ -34,6 +34,13 @@ func (a *app) scaleCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			list, err := projectContainers(ctx, c, name)
+			if err != nil {
+				return err
+			}
+			if err := a.mind(ctx, c, name, list, false); err != nil {
+				return err
+			}
 			o := scheduler.Options{NoDeps: noDeps, Parallel: max(a.parallel, 0)}
 			if a.dryRun {
 				for service := range replicas {
@@ -48,7 +55,7 @@ func (a *app) scaleCommand() *cobra.Command {
 			}
 			err = a.changed("scale", name, func(report func(scheduler.Event)) error { return c.Scale(ctx, name, replicas, o, report) })
 			if unmanaged(err) {
-				if list, lookErr := projectContainers(ctx, c, name); lookErr == nil && a.foreign(ctx, c, name, list) {
+				if a.foreign(ctx, c, name, list) {
 					return fmt.Errorf("project %s was not brought up by gantry, which does not know how its containers are made; take it over with `gantry up -d --scale %s`",
 						name, strings.Join(args, " --scale "))
 				}

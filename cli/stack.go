@@ -74,6 +74,7 @@ type stackOptions struct {
 	services []string
 	all      bool // stopped ones too
 	oneOff   bool // those of `run` too
+	looks    bool // and only looks at them
 }
 
 // stack finds the project's containers. A service that is asked for must be
@@ -94,6 +95,9 @@ func (a *app) stack(ctx context.Context, o stackOptions) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.mind(ctx, c, name, list, o.looks); err != nil {
+		return nil, err
+	}
 	known := map[string]bool{}
 	for _, r := range list {
 		known[r.service] = true
@@ -108,6 +112,54 @@ func (a *app) stack(ctx context.Context, o stackOptions) (*stack, error) {
 		}
 	}
 	return s, nil
+}
+
+// mind refuses to touch a project of the same name that is another
+// directory's. Who only looks is told whose it is.
+func (a *app) mind(ctx context.Context, c *client.Client, project string, list []replica, looks bool) error {
+	if a.meant() || len(list) == 0 {
+		return nil
+	}
+	dir, err := compose.Place(a.source())
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(list, func(r replica) bool { return !r.labels.OneOff && (r.labels.Dir == "" || r.labels.Dir == dir) }) {
+		return nil
+	}
+	return a.clash(ctx, c, project, dir, looks)
+}
+
+// mindHere is mind for who has not looked what there is.
+func (a *app) mindHere(ctx context.Context, c *client.Client, project string, looks bool) error {
+	dir, err := compose.Place(a.source())
+	if err != nil {
+		return err
+	}
+	return a.clash(ctx, c, project, dir, looks)
+}
+
+// clash asks whether a directory is another project's of the same name.
+func (a *app) clash(ctx context.Context, c *client.Client, project, dir string, looks bool) error {
+	if a.meant() {
+		return nil
+	}
+	err := c.Clash(ctx, project, dir)
+	if looks && errdefs.IsFailedPrecondition(err) {
+		a.note(err.Error())
+		return nil
+	}
+	return err
+}
+
+// meant reports whether the user has named the project in this call, so that
+// it is meant wherever it is. A .env file does not count: it lies in every
+// checkout.
+func (a *app) meant() bool {
+	return a.projectName != "" || slices.ContainsFunc(a.environ, func(kv string) bool {
+		v, ok := strings.CutPrefix(kv, "COMPOSE_PROJECT_NAME=")
+		return ok && v != ""
+	})
 }
 
 // named reports whether the user has said which project is meant.

@@ -26,7 +26,7 @@ func (a *app) statsCommand() *cobra.Command {
 		Short:             "Show what containers use",
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
-			s, err := a.stack(cmd.Context(), stackOptions{services: services, all: o.all})
+			s, err := a.stack(cmd.Context(), stackOptions{services: services, all: o.all, looks: true})
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,7 @@ func (a *app) topCommand() *cobra.Command {
 		Short:             "Show the processes of containers",
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
-			s, err := a.stack(cmd.Context(), stackOptions{services: services})
+			s, err := a.stack(cmd.Context(), stackOptions{services: services, looks: true})
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,7 +170,7 @@ func seconds(n int) *time.Duration {
 // goal loads the project and makes of it what is wanted. A project that cannot
 // be honoured is refused here, with everything that stands in the way.
 func (a *app) goal(ctx context.Context, services []string, o upOptions) (scheduler.Goal, error) {
-	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, o.noDeps })
+	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps, s.Said = services, o.noDeps, a.note })
 	if err != nil {
 		return scheduler.Goal{}, err
 	}
@@ -208,7 +209,20 @@ func (a *app) goal(ctx context.Context, services []string, o upOptions) (schedul
 			return scheduler.Goal{}, fmt.Errorf("--exit-code-from %s: project %s has no such service; it has %s", from, p.Name, strings.Join(p.ServiceNames(), ", "))
 		}
 	}
-	return scheduler.NewGoal(p, o.options(services, a.parallel))
+	if compose.InstanceOf(p) != "" {
+		c, err := a.daemon(ctx)
+		if err != nil {
+			return scheduler.Goal{}, err
+		}
+		if p, err = settledPorts(ctx, c, p); err != nil {
+			return scheduler.Goal{}, err
+		}
+		a.sayPorts(p)
+	}
+	options := o.options(services, a.parallel)
+	options.Named = a.meant()
+	options.Scaled = slices.Sorted(maps.Keys(replicas))
+	return scheduler.NewGoal(p, options)
 }
 
 // matching are the services of a project that names and patterns mean.
@@ -254,29 +268,6 @@ func (a *app) ignoreOrphans(ctx context.Context, c *client.Client, g *scheduler.
 	return nil
 }
 
-// confirm asks before a plan loses data. Without a terminal nobody can answer,
-// and what would be lost stays.
-func (a *app) confirm(ctx context.Context, c planner, g *scheduler.Goal) error {
-	if g.Options.RenewVolumes || !isTerminal(a.in) || !isTerminal(a.err) || len(g.Project.Volumes) == 0 {
-		return nil
-	}
-	asked := *g
-	asked.Options.RenewVolumes = true
-	plan, err := c.Plan(ctx, asked)
-	if err != nil {
-		return err
-	}
-	lost := plan.Destroys()
-	if len(lost) == 0 {
-		return nil
-	}
-	ok, err := a.ask(ctx, "This destroys "+strings.Join(lost, ", ")+". Go on and lose it?")
-	if err == nil && ok {
-		g.Options.RenewVolumes = true
-	}
-	return err
-}
-
 // ask puts a question that y answers with yes.
 func (a *app) ask(ctx context.Context, question string) (bool, error) {
 	fmt.Fprintf(a.err, "? %s [y/N] ", question)
@@ -314,6 +305,10 @@ func (a *app) up(ctx context.Context, services []string, o upOptions) error {
 	if err != nil {
 		return err
 	}
+	// Before images are pulled and built whose names are another project's.
+	if err := a.clash(ctx, c, g.Project.Name, g.Project.WorkingDir, false); err != nil {
+		return err
+	}
 	if err := a.ignoreOrphans(ctx, c, &g); err != nil {
 		return err
 	}
@@ -322,13 +317,12 @@ func (a *app) up(ctx context.Context, services []string, o upOptions) error {
 		return err
 	}
 	if a.dryRun {
-		_, err := a.printPlan(ctx, c, g, "")
+		return a.showPlan(ctx, c, g, "")
+	}
+	if err := a.consent(ctx, c, &g, o.yes); err != nil {
 		return err
 	}
 	if err := a.buildComing(ctx, c, &g, builds, o); err != nil {
-		return err
-	}
-	if err := a.confirm(ctx, c, &g); err != nil {
 		return err
 	}
 	if o.detach || o.wait || o.noStart {

@@ -20,7 +20,7 @@ func (a *app) waitCommand() *cobra.Command {
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
 			ctx := cmd.Context()
-			s, err := a.stack(ctx, stackOptions{services: services, all: true})
+			s, err := a.stack(ctx, stackOptions{services: services, all: true, looks: !down})
 			if err != nil {
 				return err
 			}
@@ -33,7 +33,7 @@ func (a *app) waitCommand() *cobra.Command {
 			}
 			if down {
 				err := a.shown("down", func(report func(scheduler.Event)) error {
-					return s.client.Down(ctx, s.name, scheduler.Options{Parallel: max(a.parallel, 0)}, report)
+					return s.client.Down(ctx, s.name, scheduler.Options{Named: true, Parallel: max(a.parallel, 0)}, report)
 				})
 				if err != nil {
 					return err

@@ -75,12 +75,13 @@ func (c *Client) Plan(ctx context.Context, g scheduler.Goal) (scheduler.Plan, er
 }
 
 // Down takes a project down, all of it or o.Services. Of the options it heeds
-// Services, Volumes, RemoveImages, RemoveOrphans, Timeout and Parallel.
+// Services, Volumes, RemoveImages, RemoveOrphans, Named, Dir, Timeout and
+// Parallel.
 func (c *Client) Down(ctx context.Context, project string, o scheduler.Options, report func(scheduler.Event)) error {
 	if project == "" {
 		return noName()
 	}
-	q := query("volumes", flag(o.Volumes), "rmi", o.RemoveImages, "removeOrphans", flag(o.RemoveOrphans))
+	q := query("volumes", flag(o.Volumes), "rmi", o.RemoveImages, "removeOrphans", flag(o.RemoveOrphans), "named", flag(o.Named), "dir", o.Dir)
 	if o.Timeout != nil {
 		q.Set("timeout", strconv.Itoa(int(math.Ceil(o.Timeout.Seconds()))))
 	}
