@@ -38,7 +38,7 @@ func TestInstall(t *testing.T) {
 	run("install")
 	got := files()
 	for _, want := range []string{
-		"/usr/local/bin/gantry", "/usr/local/bin/gantryd", "/usr/local/bin/gantry-runtime",
+		"/usr/local/bin/gantry", "/usr/local/bin/gantryd", "/usr/local/bin/gantry-runtime", "/usr/local/bin/gantry-registry",
 		"/usr/local/share/bash-completion/completions/gantry", "/usr/local/share/zsh/site-functions/_gantry", "/usr/local/share/fish/vendor_completions.d/gantry.fish",
 		"/usr/local/share/man/man1/gantry.1", "/usr/local/share/man/man1/gantry-up.1",
 		"/etc/systemd/system/gantryd.service",

@@ -336,7 +336,7 @@ services:
 	}
 	ids := func(service string) []string { return sorted(strings.Fields(m.okIn(dir, "ps", "-aq", service))) }
 
-	plan(2, "create network plans_default", "run plans-web-2", "run plans-db-1", "does not exist")
+	plan(2, "network plans_default: does not exist → create", "run 2 containers (plans-web-1, plans-web-2)", "run plans-db-1")
 	m.okIn(dir, "up", "-d", "db")
 	if len(ids("web")) != 0 || len(ids("db")) != 1 {
 		t.Error("up of one service is not that")
@@ -359,7 +359,7 @@ services:
 	}
 
 	project("debug", 2, extra)
-	plan(2, "replace plans-web-1", "replace plans-web-2", "LEVEL")
+	plan(2, `web: environment.LEVEL "info" → "debug" → replace 2 containers`, "(plans-web-1, plans-web-2)")
 	if r := m.in(dir, "plan"); strings.Contains(r.out, "plans-db-1") {
 		t.Errorf("the database has not changed:\n%s", r.out)
 	}

@@ -183,9 +183,10 @@ networks:
 	}
 	run("a service's name is all its replicas", func(t *testing.T, m *machine) {
 		for _, name := range []string{"web", "site"} {
-			if got := sorted(m.lookup(dir, "client", name)); !slices.Equal(got, sorted(replicas)) {
-				t.Errorf("%s: %v, want %v", name, got, replicas)
-			}
+			// Those that have run for a second are ready, and come first.
+			eventually(t, 5*time.Second, fmt.Sprintf("%s to mean %v", name, replicas), func() bool {
+				return slices.Equal(sorted(m.lookup(dir, "client", name)), sorted(replicas))
+			})
 		}
 		firsts := map[string]bool{}
 		for range 20 {

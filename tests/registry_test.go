@@ -546,7 +546,8 @@ func TestServeRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "users"), "anna:"+string(hash)+"\n")
-	write(t, filepath.Join(dir, "bad"), "anna:secret\n")
+	write(t, filepath.Join(dir, "bad"), "anna:$2y$05$abc\nbob:{SHA}x\n")
+	write(t, filepath.Join(dir, "empty"), "# nobody\n\n")
 	gantry := filepath.Join(programs, "gantry")
 	addr, secure := freeAddress(t), freeAddress(t)
 	runBeside(t, addr, gantry, "registry", "serve", "--addr", addr, "--root", filepath.Join(dir, "data"))
@@ -568,13 +569,28 @@ func TestServeRegistry(t *testing.T) {
 		t.Fatal(r)
 	}
 	m.ok("image", "push", "registry.test/web:1")
+	for path, want := range map[string]int{"/v2/": 200, "/v2/x/manifests/1": 404, "/v2/_catalog": 200} {
+		resp, err := http.Get("http://" + addr + path) //nolint:noctx // a test's
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
 	for words, args := range map[string][]string{
-		"without TLS": {"--addr", "0.0.0.0:5000"}, "bcrypt": {"--htpasswd", dir + "/bad"}, "names nobody": {"--htpasswd", "/dev/null"},
-		"HOST:PORT": {"--addr", "5000"}, "its key": {"--tlscert", dir + "/cert.pem"},
+		"without TLS": {"--addr", "0.0.0.0:5000"}, "serves other machines": {"--addr", ":0"}, "HOST:PORT": {"--addr", "5000"},
+		"names nobody": {"--htpasswd", dir + "/empty"}, "bad:2: not NAME:HASH with a bcrypt hash": {"--htpasswd", dir + "/bad"},
+		"no such file": {"--htpasswd", dir + "/nobody"},
+		"its key":      {"--tlscert", dir + "/cert.pem"}, "certificate": {"--tlscert", dir + "/x", "--tlskey", dir + "/y"},
 	} {
 		r := m.gantry(append([]string{"registry", "serve", "--root", dir + "/none"}, args...)...)
 		if r.code != 1 || !strings.Contains(r.err, words) {
 			t.Errorf("%v: %s", args, r)
 		}
+	}
+	if _, err := os.Stat(dir + "/none"); err == nil {
+		t.Error("one that was refused has made its directory")
 	}
 }

@@ -140,7 +140,7 @@ services:
 	states("db running\nweb running\n")
 	m.okIn(dir, "restart", "web")
 	m.oneLine(m.in(dir, "scale", "web=2"), "theirs", "not brought up by gantry", "gantry up -d --scale web=2")
-	inOrder(t, m.in(dir, "plan").out, "replace theirs-db-1: made by docker compose", "replace theirs-web-1: made by docker compose")
+	inOrder(t, m.in(dir, "plan").out, "made by docker compose", "→ replace theirs-db-1", "made by docker compose", "→ replace theirs-web-1")
 	m.okIn(dir, "up", "-d", "--scale", "web=2")
 	states("db running\nweb running\nweb running\n")
 	compose("-f", "compose.yaml", "stop")
