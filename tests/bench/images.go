@@ -14,49 +14,68 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
 // A large image: as many files, and as large, as in a distribution with a
 // language on it.
-const (
-	largeName  = "gantry-bench-large:latest"
-	largeBytes = 170_000_000
-)
+const largeBytes = 170_000_000
 
-// large is the image as docker save writes it, and its one layer.
-type large struct{ archive, layer string }
+// largeRounds is how often one is made, at most: none is removed before the
+// benchmark ends. A file system that looks for inodes goes round those that were
+// freed just now, and who comes after a removal would pay for it.
+const largeRounds = 5
 
-// openLarge makes the image. What its files hold is half words, half noise, so
-// that it packs as programs do.
-func openLarge(dir string) (*large, error) {
-	l := &large{archive: filepath.Join(dir, "large.tar"), layer: filepath.Join(dir, "layer.tar")}
+// large is an image that nobody has seen before, as docker save writes it, and its
+// one layer.
+type large struct {
+	name           string
+	archive, layer string
+	config         []byte
+	id, diff       string // digests of the configuration and the layer
+}
+
+// makeLarge makes an image. What its files hold is half words, half noise, so that
+// it packs as programs do.
+func (b *bench) makeLarge() (*large, error) {
+	b.larges++
+	dir, err := os.MkdirTemp(b.scratch, "large-")
+	if err != nil {
+		return nil, err
+	}
+	l := &large{
+		name:    fmt.Sprintf("gantry-bench-large%d:latest", b.larges),
+		archive: filepath.Join(dir, "large.tar"), layer: filepath.Join(dir, "layer.tar"),
+	}
 	f, err := os.Create(l.layer)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.New()
-	err = errors.Join(writeLayer(io.MultiWriter(f, sum)), f.Close())
+	err = errors.Join(writeLayer(io.MultiWriter(f, sum), b.larges), f.Close())
 	if err != nil {
 		return nil, err
 	}
-	id := fmt.Sprintf("sha256:%x", sum.Sum(nil))
-	config, err := json.Marshal(map[string]any{
+	l.diff = fmt.Sprintf("%x", sum.Sum(nil))
+	l.config, err = json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{id}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + l.diff}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{largeName}, "Layers": []string{"layer.tar"}}})
-	if err != nil {
-		return nil, err
-	}
-	return l, l.pack(config, manifest)
+	l.id = fmt.Sprintf("%x", sha256.Sum256(l.config))
+	return l, l.pack()
 }
 
-func (l *large) pack(config, manifest []byte) (err error) {
+func (l *large) pack() (err error) {
+	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{l.name}, "Layers": []string{"layer.tar"}}})
+	if err != nil {
+		return err
+	}
 	out, err := os.Create(l.archive)
 	if err != nil {
 		return err
@@ -77,7 +96,7 @@ func (l *large) pack(config, manifest []byte) (err error) {
 		size int64
 		from io.Reader
 	}{
-		{"config.json", int64(len(config)), bytes.NewReader(config)},
+		{"config.json", int64(len(l.config)), bytes.NewReader(l.config)},
 		{"layer.tar", st.Size(), layer},
 		{"manifest.json", int64(len(manifest)), bytes.NewReader(manifest)},
 	} {
@@ -91,9 +110,9 @@ func (l *large) pack(config, manifest []byte) (err error) {
 	return w.Close()
 }
 
-func writeLayer(to io.Writer) error {
+func writeLayer(to io.Writer, seed int) error {
 	w := tar.NewWriter(to)
-	r := rand.New(rand.NewPCG(1, 2)) // the same for every run
+	r := rand.New(rand.NewPCG(1, uint64(seed))) // the same for every run
 	words := bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog\n"), 1<<15)
 	noise := make([]byte, 1<<20)
 	for i := range noise {
@@ -127,78 +146,68 @@ func writeLayer(to io.Writer) error {
 }
 
 // untar is what there is no way around: tar unpacks the layer, nothing is
-// checked and nothing is waited for. What it has unpacked below dir stays: a file
-// system that looks for inodes goes round those that were freed just now.
-func (b *bench) untar(ctx context.Context, dir string) (time.Duration, error) {
-	dir, err := os.MkdirTemp(dir, "untar-")
+// checked and nothing is waited for.
+func (l *large) untar(ctx context.Context) (time.Duration, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(l.layer), "untar-")
 	if err != nil {
 		return 0, err
 	}
+	syscall.Sync()
 	began := time.Now()
-	if out, err := exec.CommandContext(ctx, "tar", "-xf", b.large.layer, "-C", dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "tar", "-xf", l.layer, "-C", dir).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("tar: %w: %s", err, tail(string(out)))
 	}
 	return time.Since(began), nil
 }
 
-// forget removes the large image, and waits until what it has left is gone.
-func (p *platform) forget(ctx context.Context, names ...string) error {
-	for _, name := range names {
-		if _, err := p.imageCommand(ctx, "rm", "-f", name); err != nil {
+// playLoad loads a large image, before tar unpacks its layer or after it. Each
+// begins when the disk has what there was before.
+func playLoad(ctx context.Context, b *bench, p *platform, add recorder) error {
+	l, err := b.makeLarge()
+	if err != nil {
+		return err
+	}
+	load := func() error {
+		syscall.Sync()
+		took, err := p.imageCommand(ctx, "load", "-i", l.archive)
+		if err == nil {
+			add.took(loadLarge, took)
+		}
+		return err
+	}
+	untar := func() error {
+		took, err := l.untar(ctx)
+		if err == nil {
+			b.results.add(loadLarge, bareColumn, float64(took)/float64(time.Millisecond))
+		}
+		return err
+	}
+	turn := []func() error{load, untar}
+	if b.larges%2 == 0 {
+		slices.Reverse(turn)
+	}
+	for _, f := range turn {
+		if err := f(); err != nil {
 			return err
 		}
 	}
-	time.Sleep(time.Second)
 	return nil
 }
 
-// playLoad loads the large image, between two rounds of tar.
-func playLoad(ctx context.Context, b *bench, p *platform, add recorder) (err error) {
-	dir, err := os.MkdirTemp(b.scratch, "tar-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	before, err := b.untar(ctx, dir)
-	if err != nil {
-		return err
-	}
-	took, err := p.imageCommand(ctx, "load", "-i", b.large.archive)
-	if err != nil {
-		return err
-	}
-	after, err := b.untar(ctx, dir)
-	if err != nil {
-		return err
-	}
-	if err := p.forget(ctx, largeName); err != nil {
-		return err
-	}
-	add.took(loadLarge, took)
-	b.results.add(loadLarge, bareColumn, float64((before+after)/2)/float64(time.Millisecond))
-	return nil
-}
-
-// playPull pulls the large image from Debian's registry on the loopback, and
-// then pulls it again.
+// playPull pulls a large image from Debian's registry on the loopback, and then
+// pulls it again.
 func playPull(ctx context.Context, b *bench, p *platform, add recorder) (err error) {
-	r, err := p.openRegistry(ctx, b.scratch)
+	l, err := b.makeLarge()
+	if err != nil {
+		return err
+	}
+	r, err := p.openRegistry(ctx, l)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	name := r.addr + "/" + largeName
-	if _, err := p.imageCommand(ctx, "load", "-i", b.large.archive); err != nil {
-		return err
-	}
-	for _, args := range [][]string{{"tag", largeName, name}, {"push", name}} {
-		if _, err := p.imageCommand(ctx, args...); err != nil {
-			return err
-		}
-	}
-	if err := p.forget(ctx, name, largeName); err != nil {
-		return err
-	}
+	name := r.addr + "/" + l.name
+	syscall.Sync()
 	took, err := p.imageCommand(ctx, "pull", name)
 	if err != nil {
 		return err
@@ -210,7 +219,7 @@ func playPull(ctx context.Context, b *bench, p *platform, add recorder) (err err
 		}
 		add.took(pullAgain, took)
 	}
-	return p.forget(ctx, name)
+	return nil
 }
 
 const registryProgram = "/usr/bin/docker-registry"
@@ -218,20 +227,59 @@ const registryProgram = "/usr/bin/docker-registry"
 // hostRegistry is Debian's registry where the platform's ports are.
 type hostRegistry struct {
 	addr string
-	dir  string
 	cmd  *exec.Cmd
 }
 
-func (p *platform) openRegistry(ctx context.Context, scratch string) (*hostRegistry, error) {
+// store lays the image where the registry looks for it below dir.
+func (l *large) store(dir string) error {
+	manifest, err := json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+		"config": map[string]any{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "sha256:" + l.id, "size": len(l.config)},
+		"layers": []any{map[string]any{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": "sha256:" + l.diff, "size": size(l.layer)}},
+	})
+	if err != nil {
+		return err
+	}
+	named := fmt.Sprintf("%x", sha256.Sum256(manifest))
+	repository, _, _ := strings.Cut(l.name, ":")
+	v2 := filepath.Join(dir, "docker", "registry", "v2")
+	blob := func(hex string) string { return filepath.Join(v2, "blobs", "sha256", hex[:2], hex, "data") }
+	here := filepath.Join(v2, "repositories", repository)
+	files := map[string][]byte{blob(named): manifest, blob(l.id): l.config}
+	for path, hex := range map[string]string{
+		"_layers/sha256/" + l.diff: l.diff, "_layers/sha256/" + l.id: l.id,
+		"_manifests/revisions/sha256/" + named: named, "_manifests/tags/latest/current": named, "_manifests/tags/latest/index/sha256/" + named: named,
+	} {
+		files[filepath.Join(here, path, "link")] = []byte("sha256:" + hex)
+	}
+	for path, content := range files {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(blob(l.diff)), 0o755), os.Link(l.layer, blob(l.diff)))
+}
+
+// size is that of a file that is there.
+func size(path string) int64 {
+	st, err := os.Stat(path)
+	if err != nil {
+		return -1
+	}
+	return st.Size()
+}
+
+// openRegistry starts a registry that has one image.
+func (p *platform) openRegistry(ctx context.Context, l *large) (*hostRegistry, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(scratch, "registry-")
-	if err != nil {
+	dir := filepath.Dir(l.layer)
+	if err := l.store(filepath.Join(dir, "data")); err != nil {
 		return nil, err
 	}
-	r := &hostRegistry{addr: fmt.Sprintf("127.0.0.1:%d", port), dir: dir}
+	r := &hostRegistry{addr: fmt.Sprintf("127.0.0.1:%d", port)}
 	config := filepath.Join(dir, "config.yml")
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %q}\n", dir, r.addr)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -258,5 +306,5 @@ func (p *platform) openRegistry(ctx context.Context, scratch string) (*hostRegis
 func (r *hostRegistry) close() error {
 	_ = r.cmd.Process.Kill()
 	_ = r.cmd.Wait()
-	return os.RemoveAll(r.dir)
+	return nil
 }

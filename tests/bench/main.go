@@ -111,7 +111,7 @@ type bench struct {
 	server  *hostServer
 	floor   *floor
 	buildah *platform
-	large   *large
+	larges  int // images that were made
 	counter int
 	results *results
 	askFor  time.Duration
@@ -201,11 +201,6 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		} else {
 			defer func() { b.complain(b.buildah.close()) }()
 			about[buildahColumn] = b.buildah.about
-		}
-	}
-	if b.wantsLarge() {
-		if b.large, err = openLarge(b.scratch); err != nil {
-			return err
 		}
 	}
 

@@ -29,6 +29,7 @@ const (
 	mega   = "MB" // 10⁶ bytes
 	perSec = "/s"
 	times  = "×"
+	share  = "%" // of one processor
 )
 
 // row is one thing that is measured.
@@ -65,6 +66,15 @@ var (
 	down10     = &row{"down, 10 services", millis, bound{}}
 	down50     = &row{"down, 50 replicas", millis, atMost(800)}
 	downChain  = &row{"down, chain of 10", millis, bound{}}
+	up100      = &row{"up -d, 100 services", millis, bound{}}
+	noop100    = &row{"up -d again, 100 services", millis, atMost(120)}
+	down100    = &row{"down, 100 services", millis, bound{}}
+	scale100   = &row{"scale from 1 to 100", millis, atMost(3500)}
+	rss100     = &row{"memory, 100 containers, RSS", mega, atMost(130)}
+	pss100     = &row{"memory, 100 containers, PSS", mega, bound{}}
+	probesExec = &row{"CPU for 100 containers probed every 10 s", share, atMost(2)}
+	probesTCP  = &row{"  by tcp", share, atMost(2)}
+	probesHTTP = &row{"  by http", share, atMost(2)}
 	runs       = &row{"one container until it runs", millis, bound{}}
 	gone       = &row{"one container until it is gone", millis, bound{}}
 	restart    = &row{"crash (kill -9) until it runs again", millis, bound{value: 15, overRow: runs}}
@@ -95,7 +105,8 @@ var (
 
 	rows = []*row{
 		up1, up10, up50, upChain, noop1, noop50, ps1, ps50, execCLI, execAPI, down1, down10, down50, downChain,
-		runs, gone, restart, rss0, pss0, rss50, pss50, rssEach,
+		up100, noop100, down100, scale100, probesExec, probesTCP, probesHTTP,
+		runs, gone, restart, rss0, pss0, rss50, pss50, rssEach, rss100, pss100,
 		kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect,
 		buildCached, buildChanged, buildOne, buildTrue, buildTen, loadLarge, pullLarge, pullAgain,
 	}

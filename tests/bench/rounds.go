@@ -39,7 +39,7 @@ func (b *bench) play(ctx context.Context, platforms []*platform) error {
 		b.idleMemory(platforms)
 		for i := range scenes {
 			s := &scenes[i]
-			if !b.wants(s) {
+			if !b.wants(s) || s.keeps && round >= largeRounds {
 				continue
 			}
 			turn := b.contestants(s, platforms)
@@ -82,11 +82,16 @@ func (b *bench) warmUp(ctx context.Context, platforms []*platform) {
 	}
 }
 
+// lull is how long nobody has asked anybody for anything before the memory of
+// the idle is looked at.
+const lull = 8 * time.Second
+
 // idleMemory is taken while no container runs.
 func (b *bench) idleMemory(platforms []*platform) {
 	if !b.only.MatchString(rss0.name) && !b.only.MatchString(pss0.name) {
 		return
 	}
+	time.Sleep(lull)
 	for _, p := range platforms {
 		rss, pss, err := p.memory()
 		if err != nil {
@@ -120,11 +125,6 @@ func (b *bench) wantsFloor() bool {
 // wantsBuilds tells whether anything is to be built.
 func (b *bench) wantsBuilds() bool {
 	return slices.ContainsFunc(scenes, func(s scene) bool { return s.builds && b.wants(&s) })
-}
-
-// wantsLarge tells whether the large image is needed.
-func (b *bench) wantsLarge() bool {
-	return slices.ContainsFunc([]*row{loadLarge, pullLarge, pullAgain}, func(w *row) bool { return b.only.MatchString(w.name) })
 }
 
 // contestants of a scene: the platforms, and where one container is made, the

@@ -18,11 +18,12 @@ const imageName = "gantry-bench:latest"
 const idle = `["sh", "-c", "trap exit TERM; mkfifo /idle; read x <>/idle"]`
 
 // scene is a course of events that fills some rows. It leaves the platform as
-// it found it, also when it fails.
+// it found it, also when it fails, unless it keeps.
 type scene struct {
 	rows   []*row
 	play   func(ctx context.Context, b *bench, p *platform, add recorder) error
 	builds bool // buildah plays it, too
+	keeps  bool // what it has made stays until all is over
 }
 
 // recorder takes a sample.
@@ -38,17 +39,20 @@ func (add recorder) container(ran, went time.Duration) {
 }
 
 var scenes = []scene{
-	{[]*row{up1, noop1, ps1, execCLI, execAPI, down1}, playOne, false},
-	{[]*row{up10, down10}, playTen, false},
-	{[]*row{up50, noop50, ps50, rss50, pss50, rssEach, down50}, playFifty, false},
-	{[]*row{upChain, downChain}, playChain, false},
-	{[]*row{runs, gone}, playContainer, false},
-	{[]*row{restart}, playCrash, false},
-	{[]*row{kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect}, playRequests, false},
-	{[]*row{buildCached, buildChanged}, playCached, true},
-	{[]*row{buildOne, buildTrue, buildTen}, playSteps, true},
-	{[]*row{loadLarge}, playLoad, false},
-	{[]*row{pullLarge, pullAgain}, playPull, false},
+	{[]*row{up1, noop1, ps1, execCLI, execAPI, down1}, playOne, false, false},
+	{[]*row{up10, down10}, playTen, false, false},
+	{[]*row{up50, noop50, ps50, rss50, pss50, rssEach, down50}, playFifty, false, false},
+	{[]*row{upChain, downChain}, playChain, false, false},
+	{[]*row{up100, noop100, down100}, playServices, false, false},
+	{[]*row{scale100, rss100, pss100}, playScale, false, false},
+	{[]*row{probesExec, probesTCP, probesHTTP}, playProbes, false, false},
+	{[]*row{runs, gone}, playContainer, false, false},
+	{[]*row{restart}, playCrash, false, false},
+	{[]*row{kept, keptShare, keptP50, keptP99, keptDirect, each, eachShare, eachP50, eachP99, eachDirect}, playRequests, false, false},
+	{[]*row{buildCached, buildChanged}, playCached, true, false},
+	{[]*row{buildOne, buildTrue, buildTen}, playSteps, true, false},
+	{[]*row{loadLarge}, playLoad, false, true},
+	{[]*row{pullLarge, pullAgain}, playPull, false, true},
 }
 
 // project writes a compose file into a directory of its own, whose name is the
