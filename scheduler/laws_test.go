@@ -455,6 +455,7 @@ func (l *life) session(p *compose.Project, dir string, log *slog.Logger, mayDown
 	at := rapid.IntRange(0, 25).Draw(l.T, "dies at")
 	var parts int
 	dead := false
+	l.w.mu.Lock()
 	l.w.fault = func(string, string) error {
 		if parts++; at > 0 && parts >= at && !dead {
 			dead = true
@@ -465,6 +466,7 @@ func (l *life) session(p *compose.Project, dir string, log *slog.Logger, mayDown
 		}
 		return nil
 	}
+	l.w.mu.Unlock()
 	var g Goal
 	if mayDown && rapid.Bool().Draw(l.T, "down") {
 		g = DownGoal("shop", Options{Volumes: true})

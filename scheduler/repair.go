@@ -109,6 +109,8 @@ func (p *planner) holdReplicas(s *service) error {
 		case p.replaced(s, c):
 			removed = append(removed, p.doom(c, "another one has its place"))
 			continue
+		case c.Stopped && !c.present() && p.served(s, c):
+			continue // its update has failed, which was tolerated: the one before it counts
 		}
 		there = append(there, c.Number)
 		s.replicas = append(s.replicas, replica{number: c.Number, name: c.Name, old: c})
@@ -156,7 +158,7 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 		}
 		spec.NoStart = s.want.NoStart
 		return p.add(Step{Do: Run{spec}, Why: "lost", After: slices.Concat(removed, after)}), nil
-	case !able || c.Stopped && !p.halfway(c) || s.want.NoStart && !c.present():
+	case !able || (c.Stopped || s.want.NoStart && !c.present()) && !p.halfway(c):
 		return 0, nil
 	}
 	if why := p.joinChanged(s, c); why != "" && (c.present() || p.halfway(c)) {
@@ -164,7 +166,7 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 		if err != nil {
 			return 0, err
 		}
-		r.fresh = true
+		r.fresh, spec.NoStart = true, false // it takes the place of one that runs, or did
 		return p.add(Step{Why: why, After: after, Do: Replace{Old: c.ID, Spec: spec}}), nil
 	}
 	if c.present() {
@@ -205,6 +207,11 @@ func (p *planner) replaced(s *service, c Container) bool {
 	return p.halfway(c) && slices.ContainsFunc(p.containers[s.name], func(o Container) bool {
 		return o.ID != c.ID && o.Number == c.Number && !o.broken() && o.Created.After(p.begun)
 	})
+}
+
+// served reports whether another container of the same number runs.
+func (p *planner) served(s *service, c Container) bool {
+	return slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Number == c.Number && o.present() })
 }
 
 // networkLost says which network of a running container is made anew.

@@ -381,6 +381,10 @@ func (p *planner) freed(s *service) []int {
 // or each after the other.
 func (p *planner) freeNames() error {
 	for _, s := range p.order {
+		if c, held := p.nameKept(s); held {
+			return conflict("service %s: its container_name %s is the name of a container of %s, which is not part of what is wanted; remove that one first (with --remove-orphans, where the project does not have %[3]s any more)",
+				s.name, c.Name, c.Service)
+		}
 		c, other := p.nameHolder(s)
 		if other == nil || !s.runs() || p.doomed[c.ID] != 0 {
 			continue
@@ -391,6 +395,25 @@ func (p *planner) freeNames() error {
 		}
 	}
 	return nil
+}
+
+// nameKept is the container that has the container_name of a service, is of one
+// that nothing is planned for, and stays.
+func (p *planner) nameKept(s *service) (Container, bool) {
+	if s.conf.ContainerName == "" || !s.runs() || p.want.policy(s.name) == Never {
+		return Container{}, false
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+		if p.services[name] != nil {
+			continue
+		}
+		for _, c := range p.containers[name] {
+			if c.Name == s.conf.ContainerName && p.doomed[c.ID] == 0 {
+				return c, true
+			}
+		}
+	}
+	return Container{}, false
 }
 
 // nameHolder is the container that has the container_name of a service and is

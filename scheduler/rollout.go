@@ -200,6 +200,9 @@ func (p *planner) rollOut(s *service, updates []*replica, removed []int) error {
 	case n > 0:
 		p.note("service %s: the update of %d of %d replicas has failed, which is tolerated", s.name, n, s.want.Replicas)
 		updates = slices.DeleteFunc(updates, func(r *replica) bool { return slices.Contains(tried, r.number) })
+		if len(updates) == 0 {
+			return nil
+		}
 	}
 	doors := removed
 	if unripe := p.unripe(s, updates, ro.trial); len(unripe) > 0 {
