@@ -95,7 +95,7 @@ func awaitConnect(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // it fails only if the connection is closed
 	defer stop()
 	var failure error
 	err = raw.Write(func(fd uintptr) bool {
