@@ -159,7 +159,7 @@ func (b *Builder) trust() (bool, error) {
 	if string(was) == string(boot) {
 		return true, nil
 	}
-	return trusted, writeSynced(path, boot)
+	return trusted, image.ReplaceFile(path, boot)
 }
 
 // settle is the end of trust's mark: everything has reached the disk.

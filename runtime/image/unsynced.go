@@ -238,12 +238,12 @@ func (y *syncer) write(boot string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(y.path, b)
+	return ReplaceFile(y.path, b)
 }
 
-// replaceFile writes a file so that it has its old content or the new one, and
+// ReplaceFile writes a file so that it has its old content or the new one, and
 // the new one for good when it returns.
-func replaceFile(path string, b []byte) error {
+func ReplaceFile(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".")
 	if err != nil {
 		return err
