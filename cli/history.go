@@ -44,15 +44,8 @@ func (a *app) historyCommand() *cobra.Command {
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, services []string) error {
 			ctx := cmd.Context()
-			name, err := a.stackName(ctx)
+			name, c, err := a.stackHere(ctx, true)
 			if err != nil {
-				return err
-			}
-			c, err := a.daemon(ctx)
-			if err != nil {
-				return err
-			}
-			if err := a.mindHere(ctx, c, name, true); err != nil {
 				return err
 			}
 			all, err := c.History(ctx, name)

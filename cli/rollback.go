@@ -28,15 +28,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 			if to < 0 || timeout < 0 || waitTimeout < 0 {
 				return errors.New("--to, --timeout and --wait-timeout must not be negative")
 			}
-			name, err := a.stackName(ctx)
+			name, c, err := a.stackHere(ctx, false)
 			if err != nil {
-				return err
-			}
-			c, err := a.daemon(ctx)
-			if err != nil {
-				return err
-			}
-			if err := a.mindHere(ctx, c, name, false); err != nil {
 				return err
 			}
 			o := scheduler.Options{Services: services, Named: true, Wait: wait, Parallel: max(a.parallel, 0)}

@@ -130,13 +130,22 @@ func (a *app) mind(ctx context.Context, c *client.Client, project string, list [
 	return a.clash(ctx, c, project, dir, looks)
 }
 
-// mindHere is mind for who has not looked what there is.
-func (a *app) mindHere(ctx context.Context, c *client.Client, project string, looks bool) error {
+// stackHere is the project of this directory by name, for who has not looked
+// what there is of it, and the daemon. looks is as in mind.
+func (a *app) stackHere(ctx context.Context, looks bool) (string, *client.Client, error) {
+	name, err := a.stackName(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	c, err := a.daemon(ctx)
+	if err != nil {
+		return "", nil, err
+	}
 	dir, err := compose.Place(a.source())
 	if err != nil {
-		return err
+		return "", nil, err
 	}
-	return a.clash(ctx, c, project, dir, looks)
+	return name, c, a.clash(ctx, c, name, dir, looks)
 }
 
 // clash asks whether a directory is another project's of the same name.
