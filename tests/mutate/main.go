@@ -80,7 +80,7 @@ func main() {
 	}
 }
 
-func run(tests []round, only string, verbose bool) error {
+func run(tests []round, only string, verbose bool) (err error) {
 	match, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func run(tests []round, only string, verbose bool) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	mutants, err := breed(tmp)
 	if err != nil {
 		return err
