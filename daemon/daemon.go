@@ -83,6 +83,7 @@ type daemon struct {
 	keeper    *keeper.Client
 	sockets   *sockets
 	fabric    *network.Fabric
+	spare     *spare
 	runtime   *runtime.Engine
 	builder   *build.Builder
 	scheduler *scheduler.Scheduler
@@ -178,6 +179,8 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		d.listeners = append(d.listeners, l)
 		d.opened("socket", func() error { return ignoreClosed(l.Close()) })
 	}
+	d.spare = newSpare(d.Root, d.Log)
+	d.spare.keep()
 	d.fabric, err = network.Open(ctx, network.Options{
 		Root: d.Root, Run: d.Run, Instance: d.instance(), Sockets: d.sockets, Log: d.Log,
 	})
@@ -189,7 +192,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.runtime, err = runtime.Open(ctx, runtime.Options{
 		Root: d.Root, Run: d.Run, CgroupParent: d.cgroupParent(), InitPath: keeperProgram(),
 		Images: d.images, Volumes: d.volumes, Fabric: d.fabric, Keeper: d.keeper, Log: d.Log,
-		Place: placeOf,
+		Place: placeOf, Spare: d.spare.give,
 	})
 	if err != nil {
 		return err
@@ -220,7 +223,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		return err
 	}
 	eng := newEngine(d.runtime, d.Log)
-	d.scheduler, err = scheduler.Open(scheduler.Config{Root: d.Root, Engine: eng, Meter: eng, Measure: every, Log: d.Log})
+	d.scheduler, err = scheduler.Open(scheduler.Config{Root: d.Root, Engine: eng, Meter: eng, Measure: every, Spare: d.spare.give, Log: d.Log})
 	if err != nil {
 		return err
 	}
@@ -295,7 +298,7 @@ func (d *daemon) leaveKeeper() error {
 }
 
 func (d *daemon) serve(ctx context.Context) error {
-	handler := newLull(api.New(api.Options{
+	handler := newLull(d.spare.keep, api.New(api.Options{
 		Engine:   d.runtime,
 		Builder:  d.builder,
 		Projects: d.scheduler,

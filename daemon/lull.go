@@ -7,7 +7,8 @@ import (
 )
 
 // lullTime after the last request has ended, memory that nobody needs any more
-// is given back: a program as idle as a daemon would keep it for minutes.
+// is given back: a program as idle as a daemon would keep it for minutes. It is
+// the time for other chores as well.
 const lullTime = 5 * time.Second
 
 // lull stands before the API and notices when nobody asks.
@@ -16,8 +17,8 @@ type lull struct {
 	timer *time.Timer
 }
 
-func newLull(api http.Handler) *lull {
-	return &lull{api, time.AfterFunc(lullTime, debug.FreeOSMemory)}
+func newLull(chore func(), api http.Handler) *lull {
+	return &lull{api, time.AfterFunc(lullTime, func() { chore(); debug.FreeOSMemory() })}
 }
 
 func (l *lull) ServeHTTP(w http.ResponseWriter, r *http.Request) {

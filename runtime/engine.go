@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gantry/network"
@@ -43,6 +44,10 @@ type Options struct {
 	// somebody who keeps it filled, "" for none: that a call has emptied it is
 	// remembered ([Engine.Removals]). Nil: nobody keeps any.
 	Place func(Config) string
+
+	// Spare gives up room that was kept on the disk, and says whether there was
+	// any. Nil: none is kept.
+	Spare func() bool
 
 	fault func(step string)
 }
@@ -285,6 +290,7 @@ const (
 	whole                       // container.json changes too
 	fact                        // it has happened, whether or not it can be written
 	quietly                     // nobody is woken
+	ending                      // it must come about on a full disk too
 )
 
 // update changes the record, on disk first, and wakes those who wait. On an
@@ -301,9 +307,16 @@ func (e *Engine) update(ct *container, how writing, f func(*Container)) (Contain
 	if c.State != v.State {
 		c.Changed = time.Now()
 	}
-	err := e.rec.writeState(c, how&synced != 0)
-	if err == nil && how&whole != 0 {
-		err = e.rec.writeIdentity(c)
+	write := func() error {
+		err := e.rec.writeState(c, how&synced != 0)
+		if err == nil && how&whole != 0 {
+			err = e.rec.writeIdentity(c)
+		}
+		return err
+	}
+	err := write()
+	if how&ending != 0 {
+		err = e.onSpare(err, write)
 	}
 	if err != nil {
 		if how&fact == 0 {
@@ -318,6 +331,16 @@ func (e *Engine) update(ct *container, how writing, f func(*Container)) (Contain
 		ct.wake()
 	}
 	return c, nil
+}
+
+// onSpare writes again, in the room that is kept for it, what a full disk has
+// kept from being written: who ends or removes something may be about to make
+// room.
+func (e *Engine) onSpare(err error, write func() error) error {
+	if errors.Is(err, syscall.ENOSPC) && e.Spare != nil && e.Spare() {
+		return write()
+	}
+	return err
 }
 
 // recall changes what is only remembered: the next write takes it along.

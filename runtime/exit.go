@@ -217,7 +217,7 @@ func (e *Engine) clear(ctx context.Context, ct *container, c Container) {
 // removeExited removes a container that asked to be removed when it ends; the
 // caller holds op.
 func (e *Engine) removeExited(ctx context.Context, ct *container) {
-	c, err := e.update(ct, synced, func(c *Container) { c.Removal = &Removal{Volumes: true} })
+	c, err := e.update(ct, synced|ending, func(c *Container) { c.Removal = &Removal{Volumes: true} })
 	if err == nil {
 		err = e.removeLocked(ctx, ct)
 	}

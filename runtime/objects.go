@@ -42,7 +42,7 @@ func (e *Engine) collectImages() {
 	e.spawn(func() {
 		e.collector.Store(false)
 		// Not to be broken off: the library would leave a goroutine behind.
-		if err := e.Images.Collect(context.WithoutCancel(e.ctx)); err != nil {
+		if err := e.collect(e.ctx); err != nil {
 			e.Log.Error("collect images", "error", err)
 		}
 	})
@@ -53,7 +53,13 @@ func (e *Engine) CollectImages(ctx context.Context) error {
 	if !e.complete {
 		return nil // somebody may need what is known to nobody
 	}
-	return e.Images.Collect(context.WithoutCancel(ctx))
+	return e.collect(ctx)
+}
+
+// collect makes room, so it may have the spare.
+func (e *Engine) collect(ctx context.Context) error {
+	collect := func() error { return e.Images.Collect(context.WithoutCancel(ctx)) }
+	return e.onSpare(collect(), collect)
 }
 
 // ImageBuilt tells of an image that a build has stored.
@@ -127,7 +133,7 @@ func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
 // RemoveImage takes names away and deletes an image that has none left and no
 // container.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]image.Removed, error) {
-	gone, err := e.Images.Remove(ctx, ref, image.RemoveOptions{
+	gone, err := e.takeImage(ctx, ref, image.RemoveOptions{
 		Force: force,
 		InUse: func(id digest.Digest) (users []image.User) {
 			for _, c := range e.imageUsers(id.String()) {
@@ -140,6 +146,17 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]ima
 	if len(gone) > 0 {
 		e.collectImages()
 	}
+	return gone, err
+}
+
+// takeImage removes an image, or a name of one.
+func (e *Engine) takeImage(ctx context.Context, ref string, o image.RemoveOptions) ([]image.Removed, error) {
+	var gone []image.Removed
+	remove := func() (err error) {
+		gone, err = e.Images.Remove(ctx, ref, o)
+		return err
+	}
+	err := e.onSpare(remove(), remove)
 	return gone, err
 }
 

@@ -67,7 +67,7 @@ func (e *Engine) PruneImages(ctx context.Context, want func(image.Image) bool) (
 			errs = append(errs, ctx.Err())
 			break
 		}
-		removed, err := e.Images.Remove(ctx, img.ID.String(), image.RemoveOptions{
+		removed, err := e.takeImage(ctx, img.ID.String(), image.RemoveOptions{
 			Force: true, // with all its names
 			InUse: func(id digest.Digest) (users []image.User) {
 				for _, c := range e.imageUsers(id.String()) {

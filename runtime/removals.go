@@ -127,5 +127,6 @@ func (e *Engine) emptied(c Container) error {
 			return nil
 		}
 	}
-	return e.removals.add(place, c.Removal.At)
+	add := func() error { return e.removals.add(place, c.Removal.At) }
+	return e.onSpare(add(), add)
 }

@@ -81,7 +81,7 @@ func (e *Engine) doom(ct *container, o RemoveOptions) error {
 		}
 	}
 	r.Volumes = o.Volumes
-	_, err := e.update(ct, synced, func(c *Container) { c.Removal = &r })
+	_, err := e.update(ct, synced|ending, func(c *Container) { c.Removal = &r })
 	return err
 }
 

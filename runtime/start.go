@@ -47,7 +47,7 @@ func (e *Engine) startLocked(ctx context.Context, ct *container) error {
 	}
 	err := e.run(ctx, ct, back)
 	if err != nil && c.Config.AutoRemove {
-		if _, rerr := e.update(ct, synced, func(c *Container) { c.Removal = &Removal{Volumes: true} }); rerr == nil {
+		if _, rerr := e.update(ct, synced|ending, func(c *Container) { c.Removal = &Removal{Volumes: true} }); rerr == nil {
 			rerr = e.removeLocked(context.WithoutCancel(ctx), ct)
 			err = errors.Join(err, rerr)
 		}

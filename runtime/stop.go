@@ -151,7 +151,7 @@ func (e *Engine) intend(ctx context.Context, ct *container, why purpose) (Contai
 		ct.sick = true
 		ct.mu.Unlock()
 	case why == forNow && was.Removal == nil && (!was.Stopped || was.State == Restarting):
-		if _, err := e.update(ct, synced, func(c *Container) { c.Stopped = true }); err != nil {
+		if _, err := e.update(ct, synced|ending, func(c *Container) { c.Stopped = true }); err != nil {
 			return was, err
 		}
 	}
@@ -199,7 +199,7 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	own, _ := c.Config.Stop()
 	ends := sig == sigkill || sig == own
 	if ends && !c.Stopped {
-		if c, err = e.update(ct, synced, func(c *Container) { c.Stopped = true }); err != nil {
+		if c, err = e.update(ct, synced|ending, func(c *Container) { c.Stopped = true }); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"gantry/compose"
@@ -40,6 +41,8 @@ type project struct {
 	breakOff context.CancelCauseFunc
 	urgent   int // downs that are waiting
 	held     held
+
+	ending bool // the last call only stops and removes: it may have the spare room
 
 	// Of a walk without a caller.
 	tries int
@@ -163,7 +166,11 @@ func (p *project) status(st *ProjectStatus) *Goal {
 
 // keep stores a record, on disk first.
 func (p *project) keep(r record) error {
-	if err := p.s.store.save(p.name, r); err != nil {
+	err := p.s.store.save(p.name, r)
+	if errors.Is(err, syscall.ENOSPC) && p.ending && p.s.spare != nil && p.s.spare() {
+		err = p.s.store.save(p.name, r)
+	}
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -289,6 +296,7 @@ func (p *project) serve(c *call) error {
 	if !goal.IsDown() && (changed || acts(plan)) {
 		p.begin(&next, c.kind, c.to, plan)
 	}
+	p.ending = ends(plan)
 	if err := p.keep(next); err != nil {
 		return err
 	}
@@ -395,6 +403,14 @@ func acts(p Plan) bool {
 	return slices.ContainsFunc(p.Steps, func(s Step) bool {
 		_, await := s.Do.(Await)
 		return !await && !s.Optional
+	})
+}
+
+// ends reports whether a plan does nothing but stop and remove.
+func ends(p Plan) bool {
+	return !slices.ContainsFunc(p.Steps, func(s Step) bool {
+		verb := s.Do.What().Verb
+		return verb != "stop" && verb != "remove"
 	})
 }
 

@@ -24,6 +24,10 @@ type Config struct {
 	// Meter tells what containers use; nil: no service is scaled by it.
 	Meter   Meter
 	Measure time.Duration // how often that is looked at; 0: every 15 s
+
+	// Spare gives up room that was kept on the disk for a full one, and says
+	// whether there was any. Nil: none is kept.
+	Spare func() bool
 }
 
 // Scheduler keeps goals and walks projects towards them, each project in a
@@ -37,6 +41,7 @@ type Scheduler struct {
 	log     *slog.Logger
 	store   shelf
 	history chronicle
+	spare   func() bool
 
 	ctx    context.Context // done when closing
 	cancel context.CancelFunc
@@ -68,7 +73,7 @@ func open(c Config, st shelf, h chronicle) (*Scheduler, error) {
 	if err != nil {
 		c.Log.Error("some goals are lost", "error", err)
 	}
-	s := &Scheduler{engine: c.Engine, log: c.Log, store: st, history: h, projects: map[string]*project{}, newer: newer}
+	s := &Scheduler{engine: c.Engine, log: c.Log, store: st, history: h, spare: c.Spare, projects: map[string]*project{}, newer: newer}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.autoscaler, s.timekeeper = newAutoscaler(s, c.Meter, c.Measure), newTimekeeper(s)
 	for name, r := range records {

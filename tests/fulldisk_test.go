@@ -68,8 +68,8 @@ func (m *machine) fill(leave int64) (room func()) {
 		m.t.Fatal(err)
 	}
 	defer f.Close()
-	for chunk := int64(1 << 20); chunk >= 4096; chunk /= 4 {
-		for m.free() > leave+chunk {
+	for chunk := int64(1 << 20); chunk >= 1<<10; chunk /= 4 {
+		for m.free() >= leave+chunk {
 			if _, err := f.Write(make([]byte, chunk)); err != nil {
 				break
 			}
@@ -122,6 +122,10 @@ func TestFullDisk(t *testing.T) {
 		return strings.Contains(m.gantry("container", "diff", "writer").out, "/big")
 	})
 
+	stack := filepath.Join(m.dir, "stack.yaml")
+	write(t, stack, "name: stack\nservices:\n  idle:\n    image: busybox\n    command: [sleep, infinity]\n    init: true\n    scale: 2\n")
+	m.ok("-f", stack, "up", "-d")
+
 	room := m.fill(12 << 20)
 	for _, c := range []struct {
 		name  string
@@ -163,8 +167,19 @@ func TestFullDisk(t *testing.T) {
 	m.ok("image", "tag", "busybox", "again")
 	m.ok("image", "rm", "again")
 	m.ok("builder", "prune", "-af")
+	last := m.fill(0)
 	m.ok("container", "rm", "-f", "writer")
+	last()
+	m.kill("gantryd") // the next one keeps some room again
+	eventually(t, 20*time.Second, "the daemon is back", func() bool { return w.send("GET", "/_ping", nil) == nil })
+	last = m.fill(0)
+	m.ok("-f", stack, "stop")
+	m.ok("-f", stack, "down")
+	if left := m.ok("container", "ls", "-aq"); left != "" {
+		t.Errorf("containers are left: %s", left)
+	}
 
+	last()
 	less()
 	little()
 	room()
