@@ -2,6 +2,7 @@ package compose
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -81,4 +82,22 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Every string of what YAML could take for its own survives, in every order:
+// a block that begins with a space, a tab or a break is where encoders err.
+func TestRoundTripBlanks(t *testing.T) {
+	labels := Labels{}
+	var add func(text string, more int)
+	add = func(text string, more int) {
+		labels[fmt.Sprintf("%q", text)] = text
+		if more == 0 {
+			return
+		}
+		for _, next := range []string{"\n", "\t", " ", "a", "#", "- ", "\r", "\u2028", "\u0085", `"`} {
+			add(text+next, more-1)
+		}
+	}
+	add("", 3)
+	sameProject(t, &Project{Name: "x", Configs: Configs{"c": {Labels: labels}}})
 }
