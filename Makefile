@@ -10,9 +10,10 @@ DESTDIR  ?=
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null)
 STAMP    := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
-# The tag seccomp gives tests what the product has. The others, and -trimpath,
-# are the product's as well: so tests and programs are compiled once, not twice.
-TESTTAGS := -trimpath -tags seccomp,netgo,osusergo
+# Everything is compiled alike, also what tests build on their own: so it is
+# compiled once. The tag seccomp gives tests what the product has; what is special
+# about the modules is in scripts/modules.
+export GOFLAGS := -trimpath -tags=seccomp,netgo,osusergo -modfile=$(CURDIR)/build/gantry.mod
 # The compiler collects its garbage less often: a fifth less work, for memory
 # that it has for seconds. What it has compiled must not inherit that.
 COMPILE  := GOGC=400 $(GO)
@@ -20,18 +21,21 @@ ASIDE    := -exec 'env -u GOGC'
 # What cgo makes of a file names the directory it was in, which nothing in the
 # build cache's key does; vet reads that file. The flag puts it there: a cache
 # filled by another checkout, since removed, is no use to this one.
-VET      := CGO_CFLAGS='-O2 -g -ffile-prefix-map=$(CURDIR)=gantry' $(GO) vet $(TESTTAGS) ./...
+VET      := CGO_CFLAGS='-O2 -g -ffile-prefix-map=$(CURDIR)=gantry' $(GO) vet ./...
 # Run by its version, it has a module graph of its own and go.mod stays free of it.
 LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
-.PHONY: build images demo test ahead unit lives soak scenarios load wholeness chaos mutate bench record fuzz lint fmt install uninstall clean
+.PHONY: modules build images demo test ahead unit lives soak scenarios load wholeness chaos mutate bench record fuzz lint fmt install uninstall clean
 
-build:
-	@scripts/setup build
+build: modules
 	GOGC=400 GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
-	CGO_ENABLED=0 $(COMPILE) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
-	CGO_ENABLED=0 $(COMPILE) build -trimpath -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
-	CGO_ENABLED=0 $(COMPILE) build -trimpath -ldflags '-s -w' -o $(BIN)/gantry-registry ./cmd/gantry-registry
+	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
+	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
+	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w' -o $(BIN)/gantry-registry ./cmd/gantry-registry
+
+modules:
+	@scripts/setup build
+	@GO='$(GO)' scripts/modules
 
 demo: build
 	@scripts/setup images
@@ -53,61 +57,61 @@ images:
 
 # The registry is tested as a program, by scenarios: to compile its library for
 # the race detector takes as long as half of BuildKit.
-UNIT = $$($(GO) list $(TESTTAGS) ./... | grep -v -e '/tests' -e '/registry$$' -e '-registry$$')
+UNIT = $$($(GO) list ./... | grep -v -e '/tests' -e '/registry$$' -e '-registry$$')
 
 # Only compiles and reads, and has the processors when nobody else wants them.
 ahead: build
-	GOGC=400 chrt --idle 0 $(GO) build $(TESTTAGS) -race $(UNIT)
+	GOGC=400 chrt --idle 0 $(GO) build -race $(UNIT)
 	GOGC=400 chrt --idle 0 env $(VET)
 
 unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
 	GOGC=400 $(VET)
-	$(COMPILE) test $(TESTTAGS) -ldflags '-s -w' $(ASIDE) -vet=off -race -timeout 8m $(UNIT)
+	$(COMPILE) test -ldflags '-s -w' $(ASIDE) -vet=off -race -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
 # time, without the race detector; `make test` lives some that are always the
 # same. `make soak` lives a million.
-LIVES := $(GO) test $(TESTTAGS) -vet=off -count=1 -timeout 1h -run 'TestLives$$' ./scheduler
-lives:
+LIVES := $(GO) test -vet=off -count=1 -timeout 1h -run 'TestLives$$' ./scheduler
+lives: modules
 	GANTRY_LIVES=100000 $(LIVES)
 
-soak:
+soak: modules
 	GANTRY_LIVES=1000000 $(LIVES) -v
 
 scenarios: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox debian golang
 	@scripts/images $(IMAGES) shop
-	$(COMPILE) test $(TESTTAGS) $(ASIDE) -vet=off -timeout 12m ./tests/...
+	$(COMPILE) test $(ASIDE) -vet=off -timeout 12m ./tests/...
 
 # A hundred clients for three minutes. `make test` does the same for seconds.
 load: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
-	GANTRY_LOAD=3m $(GO) test $(TESTTAGS) -count=1 -timeout 12m -v -run 'TestLoad$$' ./tests
+	GANTRY_LOAD=3m $(GO) test -count=1 -timeout 12m -v -run 'TestLoad$$' ./tests
 
 # Kills the daemon fifty times at work. `make test` does it ten times.
 wholeness: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
-	GANTRY_KILLS=50 $(GO) test $(TESTTAGS) -count=1 -timeout 12m -v -run 'TestWholeness$$' ./tests
+	GANTRY_KILLS=50 $(GO) test -count=1 -timeout 12m -v -run 'TestWholeness$$' ./tests
 
 # Three hundred kills and losses over three projects. `make test` has a few.
 chaos: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
-	GANTRY_CHAOS=300 $(GO) test $(TESTTAGS) -count=1 -timeout 30m -v -run 'TestChaos$$' ./tests
+	GANTRY_CHAOS=300 $(GO) test -count=1 -timeout 30m -v -run 'TestChaos$$' ./tests
 
 # Turns round every branch of the planner and expects its tests to notice.
-mutate:
-	$(GO) run $(TESTTAGS) ./tests/mutate
+mutate: modules
+	$(GO) run ./tests/mutate
 
 bench: build
 	@scripts/setup bench
 	@scripts/images $(IMAGES) busybox
-	$(GO) run $(TESTTAGS) ./tests/bench
+	$(GO) run ./tests/bench
 
 # Asks Debian's dockerd again what tests/recorded compares gantry with.
 record:
@@ -116,13 +120,13 @@ record:
 	$(GO) run ./tests/recorded/record
 
 # A minute for each target.
-fuzz:
+fuzz: modules
 	@scripts/fuzz 60s
 
 # The rules and their reasons are in .golangci.yml.
 lint:
 	@scripts/setup build
-	$(GO) run $(LINTER) run --build-tags seccomp ./...
+	GOFLAGS= $(GO) run $(LINTER) run --build-tags seccomp ./...
 
 fmt:
 	gofmt -w $$(git ls-files '*.go')
