@@ -297,8 +297,16 @@ func (d *daemon) leaveKeeper() error {
 	return errors.Join(err, d.keeper.Goodbye(ctx), d.keeper.Close())
 }
 
+// chores are what is done while nobody asks for anything.
+func (d *daemon) chores() {
+	d.spare.keep()
+	if err := unmapProgram(); err != nil {
+		d.Log.Debug("let go of the program's pages", "error", err)
+	}
+}
+
 func (d *daemon) serve(ctx context.Context) error {
-	handler := newLull(d.spare.keep, api.New(api.Options{
+	handler := newLull(d.chores, api.New(api.Options{
 		Engine:   d.runtime,
 		Builder:  d.builder,
 		Projects: d.scheduler,

@@ -17,8 +17,8 @@ type lull struct {
 	timer *time.Timer
 }
 
-func newLull(chore func(), api http.Handler) *lull {
-	return &lull{api, time.AfterFunc(lullTime, func() { chore(); debug.FreeOSMemory() })}
+func newLull(chores func(), api http.Handler) *lull {
+	return &lull{api, time.AfterFunc(lullTime, func() { chores(); debug.FreeOSMemory() })}
 }
 
 func (l *lull) ServeHTTP(w http.ResponseWriter, r *http.Request) {
