@@ -47,12 +47,13 @@ type autoscaler struct {
 
 	mu     sync.Mutex
 	busy   map[string]bool   // projects that are being changed
+	failed map[string]failed // those that could not be
 	advice map[string]string // by project and service: what the last measurement said
 }
 
 func newAutoscaler(s *Scheduler, m Meter, every time.Duration) *autoscaler {
 	return &autoscaler{s: s, meter: m, every: cmp.Or(every, defaultMeasure), begin: make(chan struct{}, 1),
-		last: map[string]Usage{}, past: map[string][]advised{}, busy: map[string]bool{}, advice: map[string]string{}}
+		last: map[string]Usage{}, past: map[string][]advised{}, busy: map[string]bool{}, failed: map[string]failed{}, advice: map[string]string{}}
 }
 
 // goalChanged wakes the autoscaler if a goal has something for it; it never blocks.
@@ -186,6 +187,13 @@ func (a *autoscaler) loads(have State, service string, usage map[string]Usage) [
 	return all
 }
 
+// failed is how often in a row a project could not take its moves, and before
+// when that is not tried again.
+type failed struct {
+	tries int
+	again time.Time
+}
+
 // errOvertaken: somebody else has said how many replicas there are to be.
 var errOvertaken = errors.New("the number of replicas has been changed meanwhile")
 
@@ -193,7 +201,7 @@ var errOvertaken = errors.New("the number of replicas has been changed meanwhile
 func (a *autoscaler) apply(project string, moves []move) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.busy[project] {
+	if a.busy[project] || time.Now().Before(a.failed[project].again) {
 		return
 	}
 	a.busy[project] = true
@@ -208,16 +216,33 @@ func (a *autoscaler) apply(project string, moves []move) {
 			r.Services = append(r.Services, m.service)
 			r.Changes = append(r.Changes, fmt.Sprintf("%s: replicas %d → %d: %s", m.service, m.from, m.to, m.why))
 		}
-		err := a.s.call(project, &call{ctx: a.s.ctx, change: func(stored *Goal, _ State) (Goal, error) { return moved(stored, moves) }})
+		err := a.s.call(project, &call{ctx: a.s.ctx, unasked: true, change: func(stored *Goal, _ State) (Goal, error) { return moved(stored, moves) }})
 		if errors.Is(err, errOvertaken) || a.s.ctx.Err() != nil {
 			return // the next daemon goes on with it
 		}
+		first := a.tried(project, err)
 		if r.Took = time.Since(r.At); err != nil {
 			r.Outcome, r.Error = NotDone, err.Error()
 		}
 		a.s.log.Info("autoscale", "project", project, "change", strings.Join(r.Changes, "; "), "error", err)
-		a.s.remember(project, r)
+		if err == nil || first { // what fails again and again is worth one entry
+			a.s.remember(project, r)
+		}
 	})
+}
+
+// tried remembers how long a project is left alone after a failure, and says
+// whether it is the first in a row.
+func (a *autoscaler) tried(project string, err error) (first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		delete(a.failed, project)
+		return false
+	}
+	tries := a.failed[project].tries + 1
+	a.failed[project] = failed{tries, time.Now().Add(delay(tries))}
+	return tries == 1
 }
 
 // moved is a goal after the moves that still start where they did. It is not a

@@ -58,8 +58,11 @@ type call struct {
 	look   []Goal // to be seen besides the stored one
 	change func(stored *Goal, have State) (Goal, error)
 	urgent bool
-	report func(Event)
-	done   chan error
+	// unasked: nobody has called. If it fails the goal is as it was, and the
+	// project is held as before.
+	unasked bool
+	report  func(Event)
+	done    chan error
 	// instead is done at the call's turn and leaves the goal as it is.
 	instead func(context.Context, *project) error
 }
@@ -312,6 +315,9 @@ func (p *project) serve(c *call) error {
 		p.ended(&next, Interrupted, err)
 	default:
 		p.ended(&next, NotDone, err)
+	}
+	if c.unasked {
+		return errors.Join(err, p.keep(*r))
 	}
 	next.Phase, next.Error = Failed, err.Error()
 	return errors.Join(err, p.keep(next))
