@@ -32,7 +32,7 @@ func (f *Fabric) mend() error {
 	if !joined {
 		return nil
 	}
-	err := f.mendHost(up, six)
+	err := f.mendHost(up)
 	err = errors.Join(err, f.table.check(ctx))
 	if six {
 		err = errors.Join(err, f.table6.check(ctx))
@@ -55,14 +55,14 @@ func (f *Fabric) mend() error {
 }
 
 // mendHost puts back what lets packets be forwarded.
-func (f *Fabric) mendHost(up []*lan, six bool) error {
+func (f *Fabric) mendHost(up []*lan) error {
 	unlock, err := machineLock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	f.mu.Lock()
-	joined := f.joined // or the last network has gone meanwhile
+	joined, six := f.joined, f.joined6 // or the last network has gone meanwhile
 	f.mu.Unlock()
 	if !joined {
 		return nil

@@ -380,6 +380,7 @@ func (t *table) verify() error {
 	for set, m := range t.have {
 		have[set] = maps.Clone(m)
 	}
+	static := t.static
 	t.mu.Unlock()
 	c, err := dialNFT()
 	if err != nil {
@@ -390,7 +391,7 @@ func (t *table) verify() error {
 	if err != nil {
 		return err
 	}
-	if now != t.static {
+	if now != static {
 		return errors.New("its chains or rules are not those that were written")
 	}
 	nt := &nftables.Table{Family: t.kind.nft, Name: t.name}
@@ -418,7 +419,10 @@ func (t *table) noteStatic() (err error) {
 		return err
 	}
 	defer c.CloseLasting()
-	t.static, err = t.chains(c)
+	static, err := t.chains(c)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.static = static
 	return err
 }
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -159,7 +161,12 @@ func (f *Fabric) lossOf(kind uint16, body []byte) bool {
 			return bridge || end
 		}
 		up := binary.NativeEndian.Uint32(body[8:])&unix.IFF_UP != 0
-		return (bridge || end) && !up || end && number(attribute(body, unix.SizeofIfInfomsg, unix.IFLA_MASTER)) == 0
+		if bridge && !up || end && (!up || number(attribute(body, unix.SizeofIfInfomsg, unix.IFLA_MASTER)) == 0) {
+			// Or it is what we have just made, as it was before we were done.
+			now, err := netlink.LinkByIndex(index)
+			return err != nil || now.Attrs().Flags&net.FlagUp == 0 || end && now.Attrs().MasterIndex == 0
+		}
+		return false
 	case unix.RTM_DELADDR:
 		if len(body) < unix.SizeofIfAddrmsg {
 			return false
@@ -178,7 +185,11 @@ func (f *Fabric) lossOf(kind uint16, body []byte) bool {
 		bridge, _ := f.ours(number(index))
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return bridge || number(index) == -1 && f.joined // NETCONFA_IFINDEX_ALL
+		joined := f.joined
+		if body[0] == unix.AF_INET6 {
+			joined = f.joined6
+		}
+		return joined && (bridge || number(index) == -1) // NETCONFA_IFINDEX_ALL
 	}
 	return false
 }
