@@ -87,6 +87,7 @@ type Engine struct {
 
 	probing    chan struct{} // bounds the probes that are being started
 	checkStart time.Duration // see the constant; tests have less
+	began      time.Time
 	restarting chan struct{} // bounds the restarts by policy
 	sizing     chan struct{} // bounds the trees that are being counted
 	watcher    *logs.Watcher // file notices for all who follow a log
@@ -153,6 +154,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		execs:      map[string]*exec{},
 		groups:     map[string]*portOwner{},
 		probing:    make(chan struct{}, 2*max(host.CPUs, 1)),
+		began:      time.Now(),
 		checkStart: checkStart,
 		restarting: make(chan struct{}, 4*max(host.CPUs, 1)),
 		sizing:     make(chan struct{}, walks),

@@ -50,6 +50,7 @@ func (x *exec) forgotten(now time.Time) bool {
 type ExecStreams struct {
 	In       io.Reader // nil: none
 	Out, Err io.Writer // nil: discarded
+	merged   bool      // Out and Err are the same: one pipe will do
 }
 
 // ExecCreate prepares a further process in a running container.
@@ -258,7 +259,7 @@ func (e *Engine) startExec(ctx context.Context, c Container, x *exec, streams *E
 	}
 	req := keeper.ExecRequest{
 		ID: c.ID, ExecID: x.x.ID, Process: p, GroupAdd: c.Config.GroupAdd,
-		TTY: cfg.TTY, Width: cfg.Width, Height: cfg.Height,
+		TTY: cfg.TTY, Width: cfg.Width, Height: cfg.Height, Unhurried: x.probe,
 	}
 	pipes := &execPipes{}
 	if streams != nil {

@@ -45,7 +45,10 @@ func (p *execPipes) open(req *keeper.ExecRequest) (err error) {
 			return err
 		}
 	}
-	if p.s.Err != nil {
+	switch {
+	case p.s.Err != nil && p.s.merged:
+		req.Stderr, err = keeper.Dup(req.Stdout)
+	case p.s.Err != nil:
 		p.err, req.Stderr, err = os.Pipe()
 	}
 	return err

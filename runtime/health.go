@@ -130,6 +130,18 @@ func (s schedule) next(status string, awaited bool) (at time.Time, early bool) {
 	return s.regular, false
 }
 
+// together moves a probe a little, so that containers are probed in company: to
+// wake daemon and keeper, and to let them fall asleep again, costs as much as a
+// probe does. Beats are powers of two, so that those of different intervals
+// meet, and at most a 16th of the interval or about a second.
+func together(at, began time.Time, interval time.Duration) time.Time {
+	beat := time.Millisecond
+	for beat*2 <= min(interval/16, 1100*time.Millisecond) {
+		beat *= 2
+	}
+	return began.Add(at.Sub(began).Round(beat))
+}
+
 // after is the schedule once a probe has ended.
 func (s schedule) after(end time.Time, status string, early bool) schedule {
 	if !early {

@@ -122,3 +122,31 @@ func TestHealthWhenTheClockIsSetBack(t *testing.T) {
 		t.Errorf("an hour ago was %v ago", now.Sub(at))
 	}
 }
+
+// Containers that were started whenever are probed at few moments, and no probe
+// is moved by more than half a beat. The moments of long intervals are among
+// those of short ones.
+func TestProbesTogether(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		began := time.Now()
+		interval := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Hour}).Draw(t, "interval")
+		moments := map[time.Time]bool{}
+		for range 100 {
+			at := began.Add(time.Duration(rapid.Int64Range(0, int64(interval)).Draw(t, "at")))
+			met := together(at, began, interval)
+			if by := met.Sub(at).Abs(); by > max(interval/32, time.Millisecond/2) || by > 550*time.Millisecond {
+				t.Fatalf("a probe after %v was moved by %v", at.Sub(began), by)
+			}
+			if again := together(met, began, interval); !again.Equal(met) {
+				t.Fatalf("it was moved twice, to %v and %v", met.Sub(began), again.Sub(began))
+			}
+			if shorter := together(met, began, interval/3); !shorter.Equal(met) {
+				t.Fatalf("%v is no moment of %v", met.Sub(began), interval/3)
+			}
+			moments[met] = true
+		}
+		if interval <= 30*time.Second && len(moments) > 33 {
+			t.Fatalf("100 containers are probed at %d moments", len(moments))
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -48,6 +49,9 @@ func (e *Engine) probe(ctx context.Context, ct *container, hc spec.Healthcheck, 
 		c, awaited := ct.c, ct.awaited > 0
 		ct.mu.Unlock()
 		at, early := s.next(c.Health.Status, awaited)
+		if c.Health.Status != Starting {
+			at = together(at, e.began, hc.Interval)
+		}
 		t := time.NewTimer(time.Until(at))
 		select {
 		case <-ctx.Done():
@@ -170,7 +174,7 @@ func (e *Engine) probeOnce(ctx context.Context, c Container, hc spec.Healthcheck
 	defer close(left)
 	spawned := e.spawn(func() {
 		defer func() { <-e.probing; <-turn }()
-		pipes, err := e.startExec(e.ctx, c, x, &ExecStreams{Out: out, Err: out})
+		pipes, err := e.startExec(e.ctx, c, x, &ExecStreams{Out: out, Err: out, merged: true})
 		select {
 		case start <- begun{pipes, err}:
 		case <-left:
@@ -243,8 +247,8 @@ func (e *Engine) endProbe(c Container, x *exec) {
 	}
 }
 
-// firstBytes keeps the beginning of what is written to it. Two streams write
-// at once, so it locks.
+// firstBytes keeps the beginning of what is written to it. Who reads it need not
+// wait until all is written, so it locks.
 type firstBytes struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -258,6 +262,23 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 		f.buf.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
+}
+
+// ReadFrom is for io.Copy, which would have a buffer of 32 KiB for a check that
+// says nothing or a line.
+func (f *firstBytes) ReadFrom(r io.Reader) (n int64, err error) {
+	var piece [512]byte
+	for {
+		m, err := r.Read(piece[:])
+		_, _ = f.Write(piece[:m])
+		n += int64(m)
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 func (f *firstBytes) String() string {

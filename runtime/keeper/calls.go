@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"syscall"
@@ -48,7 +49,7 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest) (ExecStarted, error) {
 	}
 	defer closeAll(files)
 	var started ExecStarted
-	got, err := c.call(ctx, VerbExec, call, &started, false, files...)
+	got, err := c.callFirst(ctx, VerbExec, call, &started, false, func(a *answer) { c.keepExec(r, a) }, files...)
 	if err != nil {
 		return ExecStarted{}, err
 	}
@@ -57,6 +58,24 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest) (ExecStarted, error) {
 	}
 	closeAll(got)
 	return started, nil
+}
+
+// keepExec takes the pidfd of an exec's process, which comes last, out of the
+// answer, for the next keeper. A keeper of version 1 gives it by itself.
+func (c *Client) keepExec(r ExecRequest, a *answer) {
+	var started ExecStarted
+	n := len(a.files) - 1
+	if r.TTY {
+		n-- // the console
+	}
+	if n != 0 || a.Error != nil || json.Unmarshal(a.Body, &started) != nil {
+		return
+	}
+	last := len(a.files) - 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep([]Deposit{{ID: r.ID, ExecID: r.ExecID, Kind: DepositPidfd, Pid: started.Pid}}, a.files[last:])
+	a.files = a.files[:last]
 }
 
 // Signal sends a signal to a container's process, or to an exec's. To send one

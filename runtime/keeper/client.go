@@ -273,6 +273,12 @@ func (c *Client) pushLocked(m Message, files []*os.File) {
 	case VerbEvent:
 		var e Event
 		if err := json.Unmarshal(m.Body, &e); err == nil {
+			if key := (depositKey{e.ID, e.ExecID, DepositPidfd}); e.Kind == ExecExited {
+				if k, ok := c.kept[key]; ok { // all there is of an exec
+					CloseParked([]Parked{k.file})
+					delete(c.kept, key)
+				}
+			}
 			c.events.add(e)
 		}
 	case VerbReturn:
@@ -351,12 +357,18 @@ func (c *Client) current(ctx context.Context) (*link, error) {
 // call sends a request and decodes the answer into reply. A call that was
 // under way when the keeper died is sent again to the next one if again is set.
 func (c *Client) call(ctx context.Context, verb string, body, reply any, again bool, files ...*os.File) ([]*os.File, error) {
+	return c.callFirst(ctx, verb, body, reply, again, nil, files...)
+}
+
+// callFirst is call for an answer with something in it that must be taken out
+// before anything that follows is handled.
+func (c *Client) callFirst(ctx context.Context, verb string, body, reply any, again bool, first func(*answer), files ...*os.File) ([]*os.File, error) {
 	for {
 		l, err := c.current(ctx)
 		if err != nil {
 			return nil, err
 		}
-		m, got, err := l.call(ctx, verb, body, files)
+		m, got, err := l.call(ctx, verb, body, first, files)
 		if errors.Is(err, errLinkLost) {
 			if again {
 				c.await(l)
@@ -409,7 +421,7 @@ func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	if l == nil {
 		return unavailable("no keeper to shut down")
 	}
-	m, files, err := l.call(ctx, VerbShutdown, ShutdownCall{force}, nil)
+	m, files, err := l.call(ctx, VerbShutdown, ShutdownCall{force}, nil, nil)
 	closeAll(files)
 	if err == nil && m.Error != nil {
 		err = m.Error.Err()

@@ -2,9 +2,6 @@ package keeper_test
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,46 +17,33 @@ import (
 // compiles them in the keeper. The kernel is asked for the program it has
 // installed, and programs that the profile forbids and allows are run.
 func TestFilters(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: containers are made")
-	}
-	fast := filepath.Join(t.TempDir(), "gantry-runtime")
-	if out, err := exec.Command("server/precompile/build", fast).CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	plain := program
-	defer func() { program = plain }()
-
 	type result struct {
 		program string // as sorted instructions
 		probes  string
 	}
 	var results [2]result
-	for i, p := range []string{plain, fast} {
-		program = p
-		t.Run(filepath.Base(filepath.Dir(p)), func(t *testing.T) {
-			h := newHouse(t)
-			st := h.start(h.bundle("probe", "sleep", "1000"))
-			time.Sleep(20 * time.Millisecond) // it was let go; now it executes sleep
-			results[i].program = installed(t, st.Pid)
-			for j, probe := range []string{
-				"unshare -U true", "unshare -m true", "mount -t tmpfs x /tmp", "chroot / true", "hostname x",
-				"date -s 2001-01-01", "nice -n -5 true", "mknod /tmp/n c 1 3", "chown 5:5 /tmp", "ln -s a /tmp/l", "dmesg",
-				"swapoff -a", "setarch -R true", "setarch i386 true", "mkfifo /tmp/f", "nsenter -t 1 -m true", "reboot -n -f", "pivot_root / /", "insmod x",
-			} {
-				x, _ := h.execOut("probe", fmt.Sprint("p", j), "busybox", "sh", "-c", "busybox "+probe)
-				results[i].probes += fmt.Sprintf("%s: %d\n", probe, x.Code)
-			}
-			b := h.bundle("forged", "true")
-			b.Spec.Linux.Seccomp.ListenerMetadata = "gantry-compiled:AAAA"
-			if _, err := h.client.Run(ctx(t), b); err == nil {
-				t.Error("a profile with a program of its own was taken")
-			}
-			if h.client.Pid() == 0 {
-				t.Error("no keeper")
-			}
-		})
-	}
+	bothBuilds(t, func(t *testing.T, i int) {
+		h := newHouse(t)
+		st := h.start(h.bundle("probe", "sleep", "1000"))
+		time.Sleep(20 * time.Millisecond) // it was let go; now it executes sleep
+		results[i].program = installed(t, st.Pid)
+		for j, probe := range []string{
+			"unshare -U true", "unshare -m true", "mount -t tmpfs x /tmp", "chroot / true", "hostname x",
+			"date -s 2001-01-01", "nice -n -5 true", "mknod /tmp/n c 1 3", "chown 5:5 /tmp", "ln -s a /tmp/l", "dmesg",
+			"swapoff -a", "setarch -R true", "setarch i386 true", "mkfifo /tmp/f", "nsenter -t 1 -m true", "reboot -n -f", "pivot_root / /", "insmod x",
+		} {
+			x, _ := h.execOut("probe", fmt.Sprint("p", j), "busybox", "sh", "-c", "busybox "+probe)
+			results[i].probes += fmt.Sprintf("%s: %d\n", probe, x.Code)
+		}
+		b := h.bundle("forged", "true")
+		b.Spec.Linux.Seccomp.ListenerMetadata = "gantry-compiled:AAAA"
+		if _, err := h.client.Run(ctx(t), b); err == nil {
+			t.Error("a profile with a program of its own was taken")
+		}
+		if h.client.Pid() == 0 {
+			t.Error("no keeper")
+		}
+	})
 	if results[0].probes != results[1].probes {
 		t.Errorf("they allow different things:\n%s\n%s", results[0].probes, results[1].probes)
 	}

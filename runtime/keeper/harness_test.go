@@ -36,6 +36,8 @@ func testMain(m *testing.M) int {
 		}
 		return 0
 	}
+	built.path = sync.OnceValues(makeBuilt)
+	defer func() { _ = os.RemoveAll(built.dir) }() // "" is nothing
 	if program = os.Getenv("GANTRY_RUNTIME"); program != "" {
 		return m.Run() // that one, whoever has built it
 	}

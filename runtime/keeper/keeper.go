@@ -115,6 +115,9 @@ type ExecRequest struct {
 
 	TTY           bool   `json:",omitempty"`
 	Width, Height uint16 `json:",omitempty"`
+	// Unhurried says that nobody waits for it: what costs work to be sooner is
+	// left out.
+	Unhurried bool `json:",omitempty"`
 	// Stdin, Stdout and Stderr become the process's own, without TTY. The call
 	// takes ownership of them. A nil one is /dev/null.
 	Stdin, Stdout, Stderr *os.File `json:"-"`

@@ -18,8 +18,14 @@ type link struct {
 
 	mu      sync.Mutex
 	last    uint64
-	pending map[uint64]chan answer
+	pending map[uint64]waiting
 	dead    bool
+}
+
+// waiting is who waits for an answer.
+type waiting struct {
+	ch    chan answer // nil: nobody any more
+	first func(*answer)
 }
 
 type answer struct {
@@ -28,12 +34,13 @@ type answer struct {
 }
 
 func newLink(c *Conn) *link {
-	return &link{conn: c, pending: map[uint64]chan answer{}}
+	return &link{conn: c, pending: map[uint64]waiting{}}
 }
 
 // call sends a request and waits for its answer; receive must be running. The
-// context ends the wait, not the deed.
-func (l *link) call(ctx context.Context, verb string, body any, files []*os.File) (Message, []*os.File, error) {
+// context ends the wait, not the deed. What first is for, it sees the answer
+// before anything that follows it is handled, and also when nobody waits.
+func (l *link) call(ctx context.Context, verb string, body any, first func(*answer), files []*os.File) (Message, []*os.File, error) {
 	m, err := request(verb, body)
 	if err != nil {
 		return Message{}, nil, err
@@ -46,10 +53,10 @@ func (l *link) call(ctx context.Context, verb string, body any, files []*os.File
 	}
 	l.last++
 	m.ID = l.last
-	l.pending[m.ID] = ch
+	l.pending[m.ID] = waiting{ch, first}
 	l.mu.Unlock()
 	if err := l.conn.Send(m, files...); err != nil {
-		l.forget(m.ID)
+		l.forget(m.ID, false)
 		if errors.Is(err, errProtocol) {
 			return Message{}, nil, err
 		}
@@ -63,7 +70,7 @@ func (l *link) call(ctx context.Context, verb string, body any, files []*os.File
 		}
 		return a.Message, a.files, nil
 	case <-ctx.Done():
-		l.forget(m.ID)
+		l.forget(m.ID, first != nil)
 		select {
 		case a := <-ch: // it came at the last moment
 			closeAll(a.files)
@@ -73,10 +80,14 @@ func (l *link) call(ctx context.Context, verb string, body any, files []*os.File
 	}
 }
 
-func (l *link) forget(id uint64) {
+// forget is for who does not wait any more; an answer that may come is expected.
+func (l *link) forget(id uint64, expected bool) {
 	l.mu.Lock()
-	delete(l.pending, id)
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	w, ok := l.pending[id]
+	if delete(l.pending, id); ok && expected {
+		l.pending[id] = waiting{first: w.first}
+	}
 }
 
 // receive hands out answers and pushes until the connection ends.
@@ -91,15 +102,19 @@ func (l *link) receive(push func(Message, []*os.File)) error {
 			push(m, files)
 			continue
 		}
+		a := answer{m, files}
 		l.mu.Lock()
-		ch, ok := l.pending[m.ID]
+		w := l.pending[m.ID]
 		delete(l.pending, m.ID)
-		if ok {
-			ch <- answer{m, files} // never blocks; under the lock so that forget sees all or nothing
+		if w.first != nil {
+			w.first(&a)
+		}
+		if w.ch != nil {
+			w.ch <- a // never blocks; under the lock so that forget sees all or nothing
 		}
 		l.mu.Unlock()
-		if !ok {
-			closeAll(files)
+		if w.ch == nil {
+			closeAll(a.files)
 		}
 	}
 }
@@ -110,8 +125,10 @@ func (l *link) fail(error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dead = true
-	for id, ch := range l.pending {
-		close(ch)
+	for id, w := range l.pending {
+		if w.ch != nil {
+			close(w.ch)
+		}
 		delete(l.pending, id)
 	}
 }

@@ -19,7 +19,7 @@ const (
 	VerbCreate   = "create"    // Bundle → Status
 	VerbStart    = "start"     // Target → Status
 	VerbRun      = "run"       // Bundle → Status
-	VerbExec     = "exec"      // ExecCall with stdio → ExecStarted, with Console if TTY
+	VerbExec     = "exec"      // ExecCall with stdio → ExecStarted, with Console if TTY, and the process's pidfd to hold
 	VerbSignal   = "signal"    // SignalCall
 	VerbPause    = "pause"     // Target
 	VerbResume   = "resume"    // Target

@@ -20,8 +20,10 @@ import (
 
 const (
 	// Protocol is the version both sides say in the handshake. A side speaks
-	// to its own version and the one before.
-	Protocol = 1
+	// to its own version and the one before. From version 2 on, the answer to
+	// exec carries the deposit of its process, and an exec that has exited
+	// takes its deposits along, so that they need no messages of their own.
+	Protocol = 2
 	// maxFrame bounds what a broken peer can make the other side allocate.
 	maxFrame = 16 << 20
 	// MaxFiles is the most descriptors one frame carries (SCM_MAX_FD).

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -37,6 +38,7 @@ type conn struct {
 	told   bool // the handshake is over: pushes are wanted
 	ending bool // send what is there, then close
 	dead   bool
+	bare   atomic.Bool // a client of version 1, which gets deposits as messages only
 
 	stdin map[string]bool // containers whose input it attached; for the reading goroutine and handlers, under mu
 }

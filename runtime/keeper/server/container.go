@@ -44,6 +44,7 @@ type container struct {
 
 	op     sync.Mutex // held by the one call that changes its life
 	making sync.Mutex // held while a process of it is made; see clone
+	way    entrance   // for execs, under making; nil until the first, and where there is none
 
 	mu      sync.Mutex
 	record  record

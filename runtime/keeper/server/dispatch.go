@@ -14,6 +14,12 @@ import (
 	"gantry/runtime/keeper"
 )
 
+// demanding are the verbs that keep a processor busy, and of which many come
+// at once.
+var demanding = map[string]bool{
+	keeper.VerbCreate: true, keeper.VerbRun: true, keeper.VerbStart: true, keeper.VerbDelete: true,
+}
+
 // dispatch does what a request asks and gives the answer's body.
 func (s *Server) dispatch(verb string, r *request) (answer any, err error) {
 	defer func() {
@@ -29,6 +35,9 @@ func (s *Server) dispatch(verb string, r *request) (answer any, err error) {
 	default:
 		s.turn.RLock()
 		defer s.turn.RUnlock()
+	}
+	if demanding[verb] {
+		s.breadth.widen()
 	}
 	switch verb {
 	case keeper.VerbHello:
@@ -157,6 +166,7 @@ func (s *Server) hello(r *request) (any, error) {
 				fmt.Errorf("the daemon speaks version %d of the protocol, this keeper %d: end the keeper once its containers are stopped", h.Protocol, keeper.Protocol))
 		}
 		r.resume = h.Resume
+		r.bare.Store(h.Protocol < 2)
 		program, _ := os.Readlink("/proc/self/exe")
 		return keeper.Welcome{Protocol: keeper.Protocol, Pid: os.Getpid(), Program: program}, nil
 	})

@@ -23,9 +23,9 @@ type execution struct {
 	c      *container
 	id     string
 	pid    int
-	pidfd  *os.File // nil before the start and after the end
-	proc   *libcontainer.Process
-	master *os.File // ours of a terminal, for resize; the caller has its own
+	pidfd  *os.File              // nil before the start and after the end
+	proc   *libcontainer.Process // of libcontainer's own making
+	master *os.File              // ours of a terminal, for resize; the caller has its own
 	exit   *keeper.Exit
 	done   chan struct{}
 }
@@ -50,7 +50,9 @@ func (s *Server) exec(r *request) (any, error) {
 		if err != nil {
 			return keeper.ExecStarted{}, err
 		}
-		s.warmCgroups()
+		if !q.Unhurried {
+			s.warmCgroups()
+		}
 		var stdio [3]*os.File
 		for i := range stdio {
 			if q.Has[i] {
@@ -74,8 +76,23 @@ func (s *Server) exec(r *request) (any, error) {
 		if master != nil {
 			r.out = append(r.out, master)
 		}
+		e.entrust(r)
 		return keeper.ExecStarted{Pid: e.pid}, nil
 	})
+}
+
+// entrust hands the process's pidfd to all clients to hold, to the one that
+// asked for the process with the answer. Its end is told after that.
+func (e *execution) entrust(r *request) {
+	whom := func(*conn) bool { return true }
+	if pidfd, err := keeper.Dup(e.pidfd); err == nil && !r.bare.Load() {
+		r.out = append(r.out, pidfd)
+		whom = func(c *conn) bool { return c != r.conn }
+	} else if err == nil {
+		pidfd.Close()
+	}
+	e.c.s.entrustWhom(whom, []keeper.Deposit{{ID: e.c.id, ExecID: e.id, Kind: keeper.DepositPidfd, Pid: e.pid}}, e.pidfd)
+	r.after = func() { e.c.waiter.Go(e.watch) }
 }
 
 func (c *container) reserveExec(id string) (*execution, error) {
@@ -151,21 +168,12 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			p.Stderr = stdio[2]
 		}
 	}
-	start := func() (err error) {
-		if err = c.lc.Start(p); err == nil {
-			c.mu.Lock()
-			e.pid, err = p.Pid() // whoever fails next to be made knows by it that this one is not half made
-			c.mu.Unlock()
-		}
-		return err
-	}
-	if err := c.clone(start); err != nil {
+	if err := c.clone(func() error { return e.enter(p, q.Unhurried) }); err != nil {
 		return nil, c.unlessOver(startError(err, p.Cwd))
 	}
 	pidfd, err := keeper.OpenPidfd(e.pid)
 	if err != nil {
-		_ = p.Signal(unix.SIGKILL)
-		_, _ = p.Wait()
+		e.discard()
 		return nil, err
 	}
 	var master, mine *os.File
@@ -174,19 +182,59 @@ func (e *execution) start(q keeper.ExecRequest, stdio [3]*os.File) (_ *os.File, 
 			mine, err = keeper.Dup(master)
 		}
 		if err != nil {
-			_ = p.Signal(unix.SIGKILL)
-			_, _ = p.Wait()
+			e.discard()
 			pidfd.Close()
 			closeAll([]*os.File{master})
 			return nil, fmt.Errorf("terminal: %w", err)
 		}
 	}
 	c.mu.Lock()
-	e.proc, e.pidfd, e.master = p, pidfd, mine
+	e.pidfd, e.master = pidfd, mine
 	c.mu.Unlock()
-	c.s.entrust([]keeper.Deposit{{ID: c.id, ExecID: e.id, Kind: keeper.DepositPidfd, Pid: e.pid}}, pidfd)
-	c.waiter.Go(e.watch)
 	return master, nil
+}
+
+// entrance is a way into a container that costs less than libcontainer's own;
+// see precompile/join.go.in.
+type entrance interface {
+	Enter(_ *libcontainer.Process, alone bool) (pid int, err error)
+}
+
+// enter makes the process. For one call at a time of each container.
+func (e *execution) enter(p *libcontainer.Process, alone bool) (err error) {
+	c := e.c
+	if c.way == nil {
+		if c.way, err = entranceOf(c.lc); err != nil {
+			return err
+		}
+	}
+	var pid int
+	if c.way != nil {
+		pid, err = c.way.Enter(p, alone)
+	} else if err = c.lc.Start(p); err == nil {
+		pid, err = p.Pid()
+	}
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.pid = pid // whoever fails next to be made knows by it that this one is not half made
+	if c.way == nil {
+		e.proc = p
+	}
+	return nil
+}
+
+// discard ends a process that nobody watches.
+func (e *execution) discard() {
+	if e.proc != nil {
+		_ = e.proc.Signal(unix.SIGKILL)
+		_, _ = e.proc.Wait()
+		return
+	}
+	_ = unix.Kill(e.pid, unix.SIGKILL) // a child of ours: the number is its own
+	_, _ = unix.Wait4(e.pid, nil, 0, nil)
 }
 
 // watch waits for the end of the process and tells it.
@@ -219,7 +267,7 @@ func (e *execution) watch() {
 	}
 	c.mu.Unlock()
 	close(e.done)
-	c.s.entrust([]keeper.Deposit{{ID: c.id, ExecID: e.id, Drop: true}})
+	c.s.entrustWhom(func(c *conn) bool { return c.bare.Load() }, []keeper.Deposit{{ID: c.id, ExecID: e.id, Drop: true}})
 	c.s.tell(keeper.Event{Kind: keeper.ExecExited, ID: c.id, ExecID: e.id, Exit: &exit})
 }
 

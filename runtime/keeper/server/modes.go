@@ -105,6 +105,7 @@ func serveMode(args []string) error {
 		return err
 	}
 	debug.SetGCPercent(50)
+	hearNoChildren()
 	path, _ := os.Readlink("/proc/self/fd/2") // of the file its starter has given it
 	log := slog.New(slog.NewTextHandler(logs.OpenOwn(path, logs.OwnSize), nil))
 	logrus.SetOutput(io.Discard)

@@ -71,6 +71,7 @@ type Server struct {
 	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
 
 	filters filters
+	breadth breadth
 	began   time.Time
 	warmed  atomic.Int64 // when, in ns since began; 0: never
 	buffers sync.Pool    // of 64 KiB
@@ -96,6 +97,8 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	s.ctx, s.quit = context.WithCancel(ctx)
 	defer s.quit()
+	s.breadth.open()
+	defer s.breadth.rest.Stop()
 	err := s.open()
 	if o.Ready != nil {
 		switch {
@@ -356,9 +359,15 @@ func (s *Server) tell(e keeper.Event) {
 // entrust hands every client descriptors to hold for the next keeper. The
 // files are copied before it returns.
 func (s *Server) entrust(ds []keeper.Deposit, files ...*os.File) {
+	s.entrustWhom(func(*conn) bool { return true }, ds, files...)
+}
+
+func (s *Server) entrustWhom(whom func(*conn) bool, ds []keeper.Deposit, files ...*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.push(keeper.VerbReturn, ds, files...)
+		if whom(c) {
+			c.push(keeper.VerbReturn, ds, files...)
+		}
 	}
 }

@@ -253,6 +253,7 @@ func (io *stdio) read(s logs.Stream, f *os.File) {
 			return // empty after the end, or a terminal that was hung up
 		}
 		idle = io.deliver(s, (*buf)[:n])
+		io.c.s.breadth.moved()
 		io.pump[s] = idle
 		io.c.s.putBuffer(buf)
 	}
