@@ -177,17 +177,21 @@ func (s *Store) upToDate(ctx context.Context, p *puller, now digest.Digest) (Ima
 			return Image{}, false // an archive brought part of it
 		}
 	}
-	// When it was last found to be current counts for who pulls every so often.
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		ctx := boltutil.WithTransaction(ctx, tx)
-		record, err := s.images.Get(ctx, r.Name)
-		if err != nil || record.Target.Digest != r.Target.Digest {
-			return errdefs.ErrNotFound // just removed, or another one
+	if sourceOf(r) == now {
+		s.current.found(r.Name, set.byName)
+	} else {
+		// It came from elsewhere, an archive or a build: now it has a source.
+		err := s.db.Update(func(tx *bolt.Tx) error {
+			ctx := boltutil.WithTransaction(ctx, tx)
+			record, err := s.images.Get(ctx, r.Name)
+			if err != nil || record.Target.Digest != r.Target.Digest {
+				return errdefs.ErrNotFound // just removed, or another one
+			}
+			return s.setName(ctx, r.Name, record.Target, now)
+		})
+		if err != nil {
+			return Image{}, false
 		}
-		return s.setName(ctx, r.Name, record.Target, now)
-	})
-	if err != nil {
-		return Image{}, false
 	}
 	img, err := s.published(ctx, publication{name: p.remote.name, target: r.Target})
 	return img, err == nil
