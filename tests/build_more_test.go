@@ -105,18 +105,29 @@ COPY --from=make /got /
 	}
 	write(t, filepath.Join(dir, "Dockerfile"), "FROM busybox AS make\nRUN --security=insecure grep CapEff /proc/self/status > /got\nFROM scratch\nCOPY --from=make /got /\n")
 	r := m.in(dir, "image", "build", "-q", ".")
-	if r.code != 1 || !strings.Contains(r.err, "security.insecure") {
+	if r.code != 1 {
 		t.Error(r)
 	}
+	inOrder(t, r.err, ">>> RUN --security=insecure grep", "--allow security.insecure", "build.entitlements: [security.insecure]")
 	if got := m.built(dir, "got", "--allow", "security.insecure"); strings.Contains(got, "00000000a80425fb") {
 		t.Errorf("a step that was given all rights has %s", got)
 	}
 	write(t, filepath.Join(dir, "Dockerfile"), "FROM busybox AS make\nRUN --network=host ls /sys/class/net > /got\nFROM scratch\nCOPY --from=make /got /\n")
-	if r := m.in(dir, "image", "build", "-q", "."); r.code != 1 || !strings.Contains(r.err, "network.host") {
+	r = m.in(dir, "image", "build", "-q", ".")
+	if r.code != 1 {
 		t.Error(r)
 	}
+	inOrder(t, r.err, ">>> RUN --network=host ls", "--allow network.host", "build.entitlements: [network.host]")
 	if got := m.built(dir, "got", "--network", "host"); !strings.Contains(got, "lo") {
 		t.Error(got)
+	}
+	// What no step can be limited to is refused before any runs, cached or not.
+	m.oneLine(m.in(dir, "image", "build", "-q", "-m", "3", "."), "mem_limit: 3 bytes is less than 6 MiB")
+	// A cgroup made for the steps goes with them.
+	parent := "/" + m.tag + "-steps"
+	m.okIn(dir, "image", "build", "-q", "--no-cache", "--network", "host", "--cgroup-parent", parent, ".")
+	if left := cgroupsAt(t, parent); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 	// By its compose file.
 	up := m.project("rights", `

@@ -89,6 +89,9 @@ func (b *Builder) Build(ctx context.Context, r Request, trace Trace, report Repo
 	if err != nil {
 		return "", err
 	}
+	if err := checkLimits(attrs, b.Host); err != nil {
+		return "", err
+	}
 	exporters, err := r.exporters()
 	if err != nil {
 		return "", err
@@ -177,8 +180,7 @@ func (b *Builder) solve(ctx context.Context, cl *bkclient.Client, req *controlap
 			}
 		}
 	})
-	err = g.Wait()
-	return id, err
+	return id, classed(g.Wait())
 }
 
 // frontendAttrs are the build's options in the Dockerfile frontend's words. It
