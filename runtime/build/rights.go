@@ -10,6 +10,7 @@ import (
 	"gantry/runtime/spec"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
 	solvererrors "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/entitlements"
@@ -20,19 +21,32 @@ import (
 // allowed before the first of them runs. BuildKit would find out at the step, and
 // the executor when the step begins, if no cache has it.
 
-// checkLimits refuses what no step can be limited to. opts are the frontend's; it
-// knows itself what is no number.
-func checkLimits(opts map[string]string, h spec.Host) error {
+// checkSteps refuses what no step can be given. opts are the frontend's; it knows
+// itself what is no number.
+func checkSteps(opts map[string]string, h spec.Host) error {
 	number := func(key string) int64 {
 		n, _ := strconv.ParseInt(opts[key], 10, 64)
 		return n
 	}
-	r := spec.Resources{
-		Memory: number("memory"), MemorySwap: number("memswap"),
-		CPUShares: uint64(max(number("cpushares"), 0)), CPUPeriod: uint64(max(number("cpuperiod"), 0)), CPUQuota: number("cpuquota"),
-		CpusetCpus: opts["cpusetcpus"], CpusetMems: opts["cpusetmems"],
+	c := spec.Config{
+		Command: []string{"true"}, CgroupParent: opts["cgroup-parent"],
+		Resources: spec.Resources{
+			Memory: number("memory"), MemorySwap: number("memswap"),
+			CPUShares: uint64(max(number("cpushares"), 0)), CPUPeriod: uint64(max(number("cpuperiod"), 0)), CPUQuota: number("cpuquota"),
+			CpusetCpus: opts["cpusetcpus"], CpusetMems: opts["cpusetmems"],
+		},
 	}
-	if err := r.Validate(h); err != nil {
+	for text := range strings.SplitSeq(opts["ulimit"], ",") {
+		if text == "" {
+			continue
+		}
+		u, err := units.ParseUlimit(text)
+		if err != nil {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("ulimit %q of the build's steps: %v", text, err))
+		}
+		c.Ulimits = append(c.Ulimits, spec.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+	}
+	if err := c.Validate(h); err != nil {
 		return fmt.Errorf("limits of the build's steps: %w", err)
 	}
 	return nil

@@ -22,13 +22,18 @@ func TestLimitsThatNoStepCanHave(t *testing.T) {
 		"cpuperiod=1":              "cpu_period",
 		"cpusetcpus=9":             "cpuset",
 		"memory=many":              "", // the frontend's to refuse
+		"ulimit=nofile=1:2":        "",
+		"ulimit=nofile=2:1":        "ulimit \"nofile=2:1\"",
+		"ulimit=files=1":           "ulimit \"files=1\"",
+		"cgroup-parent=/a/b":       "",
+		"cgroup-parent=a/../../b":  "cgroup_parent",
 	} {
 		opts := map[string]string{}
 		for pair := range strings.FieldsSeq(text) {
 			key, value, _ := strings.Cut(pair, "=")
 			opts[key] = value
 		}
-		err := checkLimits(opts, h)
+		err := checkSteps(opts, h)
 		if want == "" && err != nil || want != "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}

@@ -26,7 +26,7 @@ const (
 // cannot have refused before they run.
 func (b *Builder) dockerfile(ctx context.Context, c client.Client) (*client.Result, error) {
 	o := c.BuildOpts()
-	if err := checkLimits(o.Opts, b.Host); err != nil {
+	if err := checkSteps(o.Opts, b.Host); err != nil {
 		return nil, err
 	}
 	return dockerfile.Build(ctx, &native{Client: c, opts: b.defaults(o.Opts), granted: func(e entitlements.Entitlement) bool {
