@@ -168,7 +168,7 @@ func buildable(p *compose.Project, services []string) []string {
 
 // requests are the builds of services, and of those whose images they need.
 func (a *app) requests(p *compose.Project, services []string) ([]build.Request, error) {
-	services = build.Needed(p, services)
+	services = compose.NeededBuilds(p, services)
 	if errs := compose.UnsupportedBuilds(p, services); len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}

@@ -435,10 +435,13 @@ services:
 		dir := m.project("hush", `
 secrets: {token: {file: ./token}}
 services:
-  app:
+  base: # which nobody runs, and nobody else needs the secret
+    profiles: [base]
     build:
       secrets: [token]
       dockerfile_inline: "FROM busybox\nRUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size\n"
+  app:
+    build: {additional_contexts: {base: "service:base"}, dockerfile_inline: "FROM base\n"}
     command: cat /size
 `, "token", secret)
 		if r := m.in(dir, "up"); !strings.Contains(r.out, "22") {
