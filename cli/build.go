@@ -59,7 +59,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.BoolVar(&o.pull, "pull", false, "ask registries for newer base images")
 	f.BoolVar(&o.push, "push", false, "push the images afterwards")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print ids of images alone")
-	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true, false, or `generator=IMAGE`")
+	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true (as docker/buildkit-syft-scanner sees it), false, or `generator=IMAGE`")
 	f.StringVar(&o.ssh, "ssh", "", "agent or keys for steps that ask: default, or `ID=SOCKET|KEY`")
 	f.BoolVar(&o.dependents, "with-dependencies", false, "build what the services depend on, too")
 	f.BoolVar(&ignored.compress, "compress", true, "")

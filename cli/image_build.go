@@ -94,7 +94,7 @@ func (o *imageBuild) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.check, "check", false, "check the Dockerfile and build nothing")
 	f.StringVar(&o.call, "call", "build", "ask about the Dockerfile instead of building: check, outline, targets")
 	f.StringVar(&o.provenance, "provenance", "", "attest how the image was made: true, false, or `mode=min|max`")
-	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true, false, or `generator=IMAGE`")
+	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true (as docker/buildkit-syft-scanner sees it), false, or `generator=IMAGE`")
 	f.StringArrayVar(&o.attests, "attest", nil, "an attestation, `type=provenance|sbom,…`")
 	f.StringVar(&o.cgroup, "cgroup-parent", "", "`cgroup` of the steps")
 	f.StringVarP(&o.memory, "memory", "m", "", "`limit` of memory for each step")

@@ -70,6 +70,37 @@ func TestBuildSources(t *testing.T) {
 		}
 		m.oneLine(m.in(dir, "image", "build", "--platform", "linux/amd64,linux/arm64", "-o", "type=docker,dest=x.tar", "."), "holds one platform")
 	})
+	run("attestations", func(t *testing.T, m *machine) {
+		// What looks at the image is an image: one with busybox's means.
+		looks := m.source("looks", "FROM busybox\nCOPY scan /\nCMD [\"sh\", \"/scan\"]\n", "scan", `
+cat > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json <<EOF
+{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document","predicate":{"files":"$(echo $(ls $BUILDKIT_SCAN_SOURCE))"}}
+EOF
+`)
+		m.okIn(looks, "image", "build", "-q", "-t", "scanner", ".")
+		dir := m.source("attested", "FROM scratch\nCOPY only /\n", "only", "x")
+		out := filepath.Join(m.dir, "attested-out")
+		m.okIn(dir, "image", "build", "--sbom", "generator=scanner", "-o", out, ".")
+		if got := read(t, filepath.Join(out, "sbom.spdx.json")); !strings.Contains(got, `"files": "only"`) {
+			t.Error(got)
+		}
+		m.okIn(dir, "image", "build", "-q", "-t", "mute", ".")
+		m.oneLine(m.in(dir, "image", "build", "-q", "--sbom", "generator=mute", "."), "scanner docker.io/library/mute:latest")
+		m.oneLine(m.in(dir, "image", "build", "-q", "--sbom", "some", "."), `--sbom "some"`)
+		// The id is the image's, as without them, and so up is content with it.
+		if with, without := m.okIn(dir, "image", "build", "-q", "--provenance", "max", "--sbom", "generator=scanner", "."), m.okIn(dir, "image", "build", "-q", "."); with != without {
+			t.Errorf("the image is %s with attestations, %s without", with, without)
+		}
+		up := m.project("attests", `
+services:
+  app: {build: {dockerfile_inline: "FROM busybox\nRUN echo x > /x\n", sbom: "generator=scanner", provenance: true}, stop_signal: SIGKILL, command: sleep 1000}
+`)
+		m.okIn(up, "up", "-d")
+		if r := m.in(up, "plan"); r.code != 0 {
+			t.Error(r)
+		}
+		m.okIn(up, "down")
+	})
 	run("an image of another time", func(t *testing.T, m *machine) {
 		dir := m.source("epoch", "FROM busybox\nRUN echo x > /f\n")
 		m.okIn(dir, "image", "build", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-o", "type=image,name=epoch,rewrite-timestamp=true", ".")
