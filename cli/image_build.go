@@ -155,7 +155,13 @@ func (a *app) imageBuild(ctx context.Context, source string, f *pflag.FlagSet, o
 	}
 	// Removed first: what is there afterwards is of this build.
 	for _, path := range []string{o.idFile, o.metadataFile} {
-		if err := os.Remove(path); path != "" && err != nil && !errors.Is(err, os.ErrNotExist) {
+		if path == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return err // it would be found out when all is done
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

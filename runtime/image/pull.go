@@ -53,7 +53,7 @@ func (s *Store) Pull(ctx context.Context, o PullOptions) (Pulled, error) {
 	}
 	if o.Platform != "" {
 		if p.platform, err = platforms.Parse(o.Platform); err != nil {
-			return Pulled{}, classed(errdefs.ErrInvalidArgument, "platform %q: %w", o.Platform, err)
+			return Pulled{}, classed(errdefs.ErrInvalidArgument, "platform %w", err)
 		}
 		p.strict = true
 		p.match = platforms.OnlyStrict(p.platform)
@@ -74,6 +74,12 @@ func parsePull(ref string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return nil, badName(ref, err)
+	}
+	switch tagged, _ := named.(reference.Tagged); {
+	case named.Name() == "docker.io/library/scratch":
+		return nil, classed(errdefs.ErrInvalidArgument, "scratch is no image: in a Dockerfile it means to begin with nothing")
+	case named.Name() == "docker.io/library/sha256" && tagged != nil && len(tagged.Tag()) == 64:
+		return nil, classed(errdefs.ErrInvalidArgument, "%s is the id of an image; a registry knows names, such as NAME@sha256:DIGEST", ref)
 	}
 	if d, ok := named.(reference.Digested); ok {
 		if err := checkDigest(d.Digest()); err != nil {
