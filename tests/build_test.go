@@ -264,6 +264,10 @@ COPY --from=make /sum /
 			{"--build-context x=nosuch .", "no directory"},
 			{"-q --target nosuch .", "nosuch"},
 			{"-q -t Bad! .", "Bad!"},
+			{"--cache-from Bad! .", `build cache of the image "Bad!"`},
+			{"--iidfile nosuch/id .", "nosuch"},
+			{"-q --ulimit nofile=2:1 .", `ulimit "nofile=2:1"`},
+			{"-q --cpuset-cpus 8000 .", "cpuset"},
 		} {
 			own := *m
 			own.env = append(slices.Clone(m.env), "SSH_AUTH_SOCK=")

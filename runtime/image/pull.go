@@ -79,7 +79,7 @@ func parsePull(ref string) (reference.Named, error) {
 	case named.Name() == "docker.io/library/scratch":
 		return nil, classed(errdefs.ErrInvalidArgument, "scratch is no image: in a Dockerfile it means to begin with nothing")
 	case named.Name() == "docker.io/library/sha256" && tagged != nil && len(tagged.Tag()) == 64:
-		return nil, classed(errdefs.ErrInvalidArgument, "%s is the id of an image; a registry knows names, such as NAME@sha256:DIGEST", ref)
+		return nil, classed(errdefs.ErrInvalidArgument, "%s is the id of an image; a registry knows names, such as NAME@sha256:DIGEST", reference.FamiliarString(named))
 	}
 	if d, ok := named.(reference.Digested); ok {
 		if err := checkDigest(d.Digest()); err != nil {
