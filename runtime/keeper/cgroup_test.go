@@ -76,33 +76,3 @@ func TestParentsOfCgroups(t *testing.T) {
 		t.Error("the keeper's own cgroup is gone")
 	}
 }
-
-// Containers that come and go side by side do not take the parent from each other.
-func TestParentsOfCgroupsSideBySide(t *testing.T) {
-	h := newHouse(t)
-	errs := make(chan error)
-	for _, id := range []string{"a", "b", "c", "d"} {
-		go func() {
-			var err error
-			for range 5 {
-				b := h.bundle(id, "true")
-				b.Spec.Linux.CgroupsPath = h.cgroup + "-shared/" + id
-				if _, err = h.client.Create(ctx(t), b); err == nil {
-					err = h.client.Delete(ctx(t), id)
-				}
-				if err != nil {
-					break
-				}
-			}
-			errs <- err
-		}()
-	}
-	for range 4 {
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
-	if left := cgroupDirs(t, h.cgroup+"-shared"); len(left) > 0 {
-		t.Errorf("left: %q", left)
-	}
-}
