@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -81,7 +82,7 @@ type decoded struct {
 
 func (d *decoded) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !d.from.failed.Load() {
+	if err != nil && !errors.Is(err, io.EOF) && !d.from.failed.Load() {
 		err = classed(errdefs.ErrInvalidArgument, "damaged: %w", err)
 	}
 	return n, err
