@@ -14,16 +14,72 @@ import (
 	"gantry/compose"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
+
+// buildOptions are the flags that build and image build share.
+type buildOptions struct {
+	args, noCacheFilter      []string
+	memory, provenance, sbom string
+	builder                  string
+	check, noCache, pull     bool
+	push, quiet              bool
+}
+
+func (o *buildOptions) flags(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.args, "build-arg", nil, "`NAME=VALUE` for an ARG of the Dockerfile; NAME alone takes it from the environment")
+	f.StringVar(&o.builder, "builder", "", "")
+	f.BoolVar(&o.check, "check", false, "check the Dockerfile and build nothing")
+	f.StringVarP(&o.memory, "memory", "m", "", "`limit` of memory for each step")
+	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache has")
+	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of this `stage`, whatever the cache has")
+	f.StringVar(&o.provenance, "provenance", "", "attest how the image was made: true, false, or `mode=min|max`")
+	f.BoolVar(&o.pull, "pull", false, "ask registries for newer base images")
+	f.BoolVar(&o.push, "push", false, "push the image afterwards")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the image's id alone")
+	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true (as docker/buildkit-syft-scanner sees it), false, or `generator=IMAGE`")
+	_ = f.MarkHidden("builder")
+}
+
+func (o *buildOptions) refuse() error {
+	if o.builder != "" && o.builder != "default" {
+		return errors.New("--builder is not supported: the daemon has one builder")
+	}
+	return nil
+}
+
+// apply adds to a request what the flags say; where a push goes is the caller's
+// affair.
+func (o *buildOptions) apply(a *app, r *build.Request) error {
+	r.NoCache = r.NoCache || o.noCache
+	r.NoCacheFilter = append(r.NoCacheFilter, o.noCacheFilter...)
+	r.Pull = r.Pull || o.pull
+	if o.check {
+		r.Call = "check"
+	}
+	if err := a.buildArgs(r, o.args); err != nil {
+		return err
+	}
+	return errors.Join(limitBytes(r, "--memory", "memory", o.memory), r.Attest("provenance", o.provenance), r.Attest("sbom", o.sbom))
+}
+
+// limitBytes sets a limit of the steps; none is said by "" or 0.
+func limitBytes(r *build.Request, flag, key, text string) error {
+	if text == "" {
+		return nil
+	}
+	n, err := build.Bytes(flag, text)
+	if n > 0 {
+		r.Limit(key, n)
+	}
+	return err
+}
 
 // composeBuild are the flags of build.
 type composeBuild struct {
-	args                          []string
-	builder, memory, ssh          string
-	provenance, sbom              string
-	noCacheFilter                 []string
-	check, noCache, printing      bool
-	pull, push, quiet, dependents bool
+	buildOptions
+	ssh                  string
+	printing, dependents bool
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -48,18 +104,8 @@ func (a *app) buildCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.args, "build-arg", nil, "`NAME=VALUE` for an ARG of the Dockerfile; NAME alone takes it from the environment")
-	f.StringVar(&o.builder, "builder", "", "not supported: the daemon has one builder")
-	f.BoolVar(&o.check, "check", false, "check the Dockerfiles and build nothing")
-	f.StringVarP(&o.memory, "memory", "m", "", "`limit` of memory for each step")
-	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache has")
-	f.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of this `stage`, whatever the cache has")
+	o.flags(f)
 	f.BoolVar(&o.printing, "print", false, "print what would be built, as a bake file in JSON, and build nothing")
-	f.StringVar(&o.provenance, "provenance", "", "attest how the image was made: true, false, or `mode=min|max`")
-	f.BoolVar(&o.pull, "pull", false, "ask registries for newer base images")
-	f.BoolVar(&o.push, "push", false, "push the images afterwards")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "print ids of images alone")
-	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true, false, or `generator=IMAGE`")
 	f.StringVar(&o.ssh, "ssh", "", "agent or keys for steps that ask: default, or `ID=SOCKET|KEY`")
 	f.BoolVar(&o.dependents, "with-dependencies", false, "build what the services depend on, too")
 	f.BoolVar(&ignored.compress, "compress", true, "")
@@ -78,10 +124,10 @@ func (a *app) buildCommand() *cobra.Command {
 
 // build builds the images of services.
 func (a *app) build(ctx context.Context, services []string, o composeBuild) error {
-	switch {
-	case o.builder != "":
-		return errors.New("--builder is not supported: the daemon has one builder")
-	case o.push && o.check:
+	if err := o.refuse(); err != nil {
+		return err
+	}
+	if o.push && o.check {
 		return errors.New("--push and --check cannot be combined")
 	}
 	// What the build needs of a secret is read when it asks; a service named is
@@ -168,7 +214,7 @@ func buildable(p *compose.Project, services []string) []string {
 
 // requests are the builds of services, and of those whose images they need.
 func (a *app) requests(p *compose.Project, services []string) ([]build.Request, error) {
-	services = build.Needed(p, services)
+	services = compose.NeededBuilds(p, services)
 	if errs := compose.UnsupportedBuilds(p, services); len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
@@ -198,27 +244,12 @@ func (a *app) fromEnvironment(r *build.Request) {
 
 // buildFlags applies the flags of build to a request.
 func (a *app) buildFlags(r *build.Request, o composeBuild) error {
-	r.NoCache = r.NoCache || o.noCache
-	r.NoCacheFilter = append(r.NoCacheFilter, o.noCacheFilter...)
-	r.Pull = r.Pull || o.pull
-	if o.check {
-		r.Call = "check"
+	if err := o.apply(a, r); err != nil {
+		return err
 	}
 	if o.push {
 		for i := range r.Outputs {
 			r.Outputs[i].Attrs["push"] = "true"
-		}
-	}
-	if err := a.buildArgs(r, o.args); err != nil {
-		return err
-	}
-	if o.memory != "" {
-		n, err := build.Bytes("--memory", o.memory)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			r.Limit("memory", n)
 		}
 	}
 	if o.ssh != "" {
@@ -232,7 +263,7 @@ func (a *app) buildFlags(r *build.Request, o composeBuild) error {
 		}
 		r.SSH = append(slices.DeleteFunc(r.SSH, func(k build.Key) bool { return k.ID == key.ID }), key)
 	}
-	return errors.Join(r.Attest("provenance", o.provenance), r.Attest("sbom", o.sbom))
+	return nil
 }
 
 // buildArgs reads NAME=VALUE pairs; a name alone means the environment's value,

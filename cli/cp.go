@@ -374,7 +374,10 @@ func writeWhole(name string, content io.Reader) (err error) {
 		return errors.Join(err, f.Close())
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return fmt.Errorf("write %s: %w", name, at.Err) // the other name says nothing
+	} else if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, content)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gantry/client"
+	"gantry/client/build"
 
 	"github.com/spf13/cobra"
 )
@@ -50,7 +51,7 @@ func (a *app) imageImportCommand() *cobra.Command {
 			}
 			err = c.ImportImage(cmd.Context(), in, name, "", message, changes, func(s string) { fmt.Fprintln(a.out, strings.TrimSuffix(s, "\n")) })
 			if err != nil {
-				return fmt.Errorf("import %s: %w", args[0], err)
+				return fmt.Errorf("import %s: %w", sourceName(args[0]), err)
 			}
 			return nil
 		},
@@ -95,7 +96,7 @@ func (a *app) imageLoadCommand() *cobra.Command {
 				}
 			})
 			if err != nil {
-				return fmt.Errorf("load %s: %w", input, err)
+				return fmt.Errorf("load %s: %w", sourceName(input), err)
 			}
 			return nil
 		},
@@ -110,6 +111,9 @@ func (a *app) archive(path string) (io.ReadCloser, error) {
 	if path == "-" {
 		return io.NopCloser(a.in), nil
 	}
+	if build.IsRemote(path) {
+		return nil, fmt.Errorf("%s: an archive is not fetched from elsewhere: download it, or pipe it in", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -119,6 +123,14 @@ func (a *app) archive(path string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("%s is a directory; an archive is needed", path)
 	}
 	return f, nil
+}
+
+// sourceName is what archive reads, for people.
+func sourceName(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
 }
 
 // imageRow is an image under one of its names.

@@ -18,20 +18,19 @@ import (
 
 // imageBuild are the flags of image build.
 type imageBuild struct {
+	buildOptions
 	file, target, network, progress    string
-	tags, args, contexts, labels       []string
-	noCacheFilter, platforms, hosts    []string
+	tags, contexts, labels             []string
+	platforms, hosts                   []string
 	ulimits, secrets, ssh, allow       []string
 	cacheFrom, cacheTo, outputs        []string
 	attests                            []string
-	provenance, sbom, call             string
-	idFile, metadataFile, cgroup       string
-	shmSize, memory, memorySwap        string
+	call, idFile, metadataFile, cgroup string
+	shmSize, memorySwap                string
 	cpusetCPUs, cpusetMems             string
 	cpuShares, cpuPeriod, cpuQuota     int64
-	noCache, pull, load, push          bool
-	quiet, check                       bool
-	isolation, builder                 string
+	load                               bool
+	isolation                          string
 	securityOpts, annotations, devices []string
 	squash, compress                   bool
 	remove, forceRemove                bool
@@ -65,15 +64,12 @@ func (a *app) imageBuildCommand() *cobra.Command {
 }
 
 func (o *imageBuild) flags(f *pflag.FlagSet) {
+	o.buildOptions.flags(f)
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "`name` of the image; may be given several times")
 	f.StringVarP(&o.file, "file", "f", "", "Dockerfile, also outside of the directory; \"-\" is standard input (default: Dockerfile in the directory)")
-	f.StringArrayVar(&o.args, "build-arg", nil, "`NAME=VALUE` for an ARG of the Dockerfile; NAME alone takes it from the environment")
 	f.StringArrayVar(&o.contexts, "build-context", nil, "a further source as `NAME=DIR|URL|docker-image://…|oci-layout://…`")
 	f.StringVar(&o.target, "target", "", "`stage` to stop at")
 	f.StringArrayVar(&o.labels, "label", nil, "label of the image, `KEY=VALUE`")
-	f.BoolVar(&o.noCache, "no-cache", false, "run every step, whatever the cache has")
-	f.StringSliceVar(&o.noCacheFilter, "no-cache-filter", nil, "run every step of this `stage`, whatever the cache has")
-	f.BoolVar(&o.pull, "pull", false, "ask registries for newer base images")
 	f.StringSliceVar(&o.platforms, "platform", nil, "`platform` to build for, such as linux/amd64; may be given several times")
 	f.StringVar(&o.network, "network", "", "network of the steps: default, none or host")
 	f.StringArrayVar(&o.hosts, "add-host", nil, "a further name in the steps' /etc/hosts, `NAME:ADDRESS`")
@@ -86,18 +82,12 @@ func (o *imageBuild) flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.cacheTo, "cache-to", nil, "keep build cache as `type=inline|registry|local,…`; may be given several times")
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "where the result goes: a `DIR`, - for an archive on standard output, or type=image|registry|local|tar|oci|docker,dest=…")
 	f.BoolVar(&o.load, "load", false, "store the image here, which is what happens anyway")
-	f.BoolVar(&o.push, "push", false, "push the image afterwards")
 	f.StringVar(&o.idFile, "iidfile", "", "write the image's id to a `file`")
 	f.StringVar(&o.metadataFile, "metadata-file", "", "write what is known of the result to a `file`, as JSON")
 	f.StringVar(&o.progress, "progress", "", "how to show progress: auto, tty, plain, rawjson, quiet")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "print the image's id alone")
-	f.BoolVar(&o.check, "check", false, "check the Dockerfile and build nothing")
 	f.StringVar(&o.call, "call", "build", "ask about the Dockerfile instead of building: check, outline, targets")
-	f.StringVar(&o.provenance, "provenance", "", "attest how the image was made: true, false, or `mode=min|max`")
-	f.StringVar(&o.sbom, "sbom", "", "attest what is in the image: true, false, or `generator=IMAGE`")
 	f.StringArrayVar(&o.attests, "attest", nil, "an attestation, `type=provenance|sbom,…`")
 	f.StringVar(&o.cgroup, "cgroup-parent", "", "`cgroup` of the steps")
-	f.StringVarP(&o.memory, "memory", "m", "", "`limit` of memory for each step")
 	f.StringVar(&o.memorySwap, "memory-swap", "", "`limit` of memory and swap together; -1: no bound")
 	f.Int64VarP(&o.cpuShares, "cpu-shares", "c", 0, "`weight` among those who want the processor")
 	f.Int64Var(&o.cpuPeriod, "cpu-period", 0, "period of the processor's quota, in `microseconds`")
@@ -111,7 +101,6 @@ func (o *imageBuild) flags(f *pflag.FlagSet) {
 // for what is the case anyway.
 func (o *imageBuild) refusedFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.isolation, "isolation", "", "")
-	f.StringVar(&o.builder, "builder", "", "")
 	f.StringSliceVar(&o.securityOpts, "security-opt", nil, "")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "")
 	f.StringArrayVar(&o.devices, "device", nil, "")
@@ -119,17 +108,18 @@ func (o *imageBuild) refusedFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.compress, "compress", false, "")
 	f.BoolVar(&o.remove, "rm", true, "")
 	f.BoolVar(&o.forceRemove, "force-rm", false, "")
-	for _, name := range []string{"isolation", "builder", "security-opt", "annotation", "device", "squash", "compress", "rm", "force-rm"} {
+	for _, name := range []string{"isolation", "security-opt", "annotation", "device", "squash", "compress", "rm", "force-rm"} {
 		_ = f.MarkHidden(name)
 	}
 }
 
 func (o *imageBuild) refuse() error {
+	if err := o.buildOptions.refuse(); err != nil {
+		return err
+	}
 	switch {
 	case o.isolation != "" && o.isolation != "default":
 		return fmt.Errorf("--isolation %s exists on Windows alone", o.isolation)
-	case o.builder != "" && o.builder != "default":
-		return errors.New("--builder is not supported: the daemon has one builder")
 	case len(o.securityOpts) > 0:
 		return errors.New("--security-opt is not supported: a step asks for more rights with RUN --security, and --allow grants them")
 	case len(o.annotations) > 0:
@@ -165,7 +155,13 @@ func (a *app) imageBuild(ctx context.Context, source string, f *pflag.FlagSet, o
 	}
 	// Removed first: what is there afterwards is of this build.
 	for _, path := range []string{o.idFile, o.metadataFile} {
-		if err := os.Remove(path); path != "" && err != nil && !errors.Is(err, os.ErrNotExist) {
+		if path == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return err // it would be found out when all is done
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -212,19 +208,15 @@ func (a *app) imageRequest(source string, f *pflag.FlagSet, o imageBuild) (build
 	}
 	r := build.Request{
 		Context: source, Target: o.target, Tags: o.tags, Args: map[string]string{}, Labels: map[string]string{},
-		NoCache: o.noCache, NoCacheFilter: o.noCacheFilter, Pull: o.pull, Platforms: o.platforms, Network: o.network,
-		Cgroup: o.cgroup, Allow: o.allow, Ulimits: o.ulimits,
+		Platforms: o.platforms, Network: o.network, Cgroup: o.cgroup, Allow: o.allow, Ulimits: o.ulimits,
 	}
 	if o.call != "build" {
 		r.Call = o.call
 	}
-	if o.check {
-		r.Call = "check"
-	}
 	if err := placeSources(&r, o.file); err != nil {
 		return r, err
 	}
-	if err := a.buildArgs(&r, o.args); err != nil {
+	if err := errors.Join(imageAttests(&r, o), o.apply(a, &r)); err != nil {
 		return r, err
 	}
 	for _, label := range o.labels {
@@ -296,23 +288,10 @@ func imageLimits(r *build.Request, f *pflag.FlagSet, o imageBuild) error {
 			r.Limit(strings.ReplaceAll(name, "-", ""), n)
 		}
 	}
-	for _, l := range []struct{ flag, value, key string }{{"--memory", o.memory, "memory"}, {"--memory-swap", o.memorySwap, "memswap"}} {
-		switch l.value {
-		case "":
-			continue
-		case "-1":
-			if l.key == "memswap" {
-				r.Limit(l.key, -1)
-				continue
-			}
-		}
-		n, err := build.Bytes(l.flag, l.value)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			r.Limit(l.key, n)
-		}
+	if o.memorySwap == "-1" {
+		r.Limit("memswap", -1)
+	} else if err := limitBytes(r, "--memory-swap", "memswap", o.memorySwap); err != nil {
+		return err
 	}
 	for key, value := range map[string]string{"cpusetcpus": o.cpusetCPUs, "cpusetmems": o.cpusetMems} {
 		if value == "" {
@@ -332,7 +311,24 @@ func imageLimits(r *build.Request, f *pflag.FlagSet, o imageBuild) error {
 	return nil
 }
 
-// imageSession reads what the build may ask of its caller, and attestations.
+// imageAttests reads attestations; what --provenance and --sbom say goes before.
+func imageAttests(r *build.Request, o imageBuild) error {
+	for _, text := range o.attests {
+		attests, err := build.ParseAttest("", text)
+		if err != nil {
+			return err
+		}
+		for kind, value := range attests {
+			if r.Attests == nil {
+				r.Attests = map[string]string{}
+			}
+			r.Attests[kind] = value
+		}
+	}
+	return nil
+}
+
+// imageSession reads what the build may ask of its caller.
 func (a *app) imageSession(r *build.Request, o imageBuild, dir string) error {
 	for _, text := range o.secrets {
 		s, err := build.ParseSecret(text, dir, a.lookup)
@@ -361,19 +357,7 @@ func (a *app) imageSession(r *build.Request, o imageBuild, dir string) error {
 			*c.to = append(*c.to, cache)
 		}
 	}
-	for _, text := range o.attests {
-		attests, err := build.ParseAttest("", text)
-		if err != nil {
-			return err
-		}
-		for kind, value := range attests {
-			if r.Attests == nil {
-				r.Attests = map[string]string{}
-			}
-			r.Attests[kind] = value
-		}
-	}
-	return errors.Join(r.Attest("provenance", o.provenance), r.Attest("sbom", o.sbom))
+	return nil
 }
 
 // imageOutputs reads where the result goes: into the store, unless something

@@ -33,16 +33,33 @@ func (o *transferOptions) flags(f *pflag.FlagSet, verb string) {
 	f.BoolVar(&o.ignoreFailures, "ignore-"+verb+"-failures", false, "an image that cannot be "+verb+"ed is no error")
 }
 
+// transferCommand is what pull and push have in common.
+func (a *app) transferCommand(verb, short string, o *transferOptions, run func(context.Context, []string, transferOptions) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               verb + " [SERVICE...]",
+		Short:             short,
+		ValidArgsFunction: a.completeServices,
+		RunE:              func(cmd *cobra.Command, services []string) error { return run(cmd.Context(), services, *o) },
+	}
+	o.flags(cmd.Flags(), verb)
+	dryRunnable(cmd)
+	return cmd
+}
+
+// transferred are the services whose images are meant, and the daemon.
+func (a *app) transferred(ctx context.Context, services []string, o transferOptions) (*compose.Project, *client.Client, error) {
+	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, !o.includeDeps })
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := a.daemon(ctx)
+	return p, c, err
+}
+
 func (a *app) pullCommand() *cobra.Command {
 	var o transferOptions
-	cmd := &cobra.Command{
-		Use:               "pull [SERVICE...]",
-		Short:             "Pull the images of services",
-		ValidArgsFunction: a.completeServices,
-		RunE:              func(cmd *cobra.Command, services []string) error { return a.pull(cmd.Context(), services, o) },
-	}
+	cmd := a.transferCommand("pull", "Pull the images of services", &o, a.pull)
 	f := cmd.Flags()
-	o.flags(f, "pull")
 	f.BoolVar(&o.ignoreBuildable, "ignore-buildable", false, "leave out images that can be built")
 	f.StringVar(&o.policy, "policy", "", "`when` to pull, whatever the compose file says: missing or always")
 	// Of old: images are always pulled side by side.
@@ -50,7 +67,6 @@ func (a *app) pullCommand() *cobra.Command {
 	f.Bool("no-parallel", false, "")
 	f.Lookup("parallel").Hidden, f.Lookup("no-parallel").Hidden = true, true
 	a.completeFlagValues(cmd, "policy", "missing", "always")
-	dryRunnable(cmd)
 	return cmd
 }
 
@@ -60,11 +76,7 @@ func (a *app) pull(ctx context.Context, services []string, o transferOptions) er
 	default:
 		return fmt.Errorf("--policy %q: must be missing or always", o.policy)
 	}
-	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, !o.includeDeps })
-	if err != nil {
-		return err
-	}
-	c, err := a.daemon(ctx)
+	p, c, err := a.transferred(ctx, services, o)
 	if err != nil {
 		return err
 	}
@@ -344,23 +356,30 @@ func missingImages(jobs transfers) error {
 }
 
 func (a *app) imagePullCommand() *cobra.Command {
-	var o client.PullOptions
-	var quiet bool
+	var platform string
+	cmd := a.imageTransferCommand("pull", "NAME[:TAG|@DIGEST]", "Bring an image from a registry", "all tags of the repository",
+		func(ctx context.Context, c *client.Client, ref string, all bool, tell func(client.ImageProgress)) error {
+			return c.PullImage(ctx, ref, client.PullOptions{Platform: platform, AllTags: all, Tell: tell})
+		})
+	cmd.Flags().StringVar(&platform, "platform", "", "`os/arch[/variant]` instead of this machine's")
+	return cmd
+}
+
+// imageTransferCommand is what image pull and image push have in common.
+func (a *app) imageTransferCommand(verb, what, short, all string, do func(ctx context.Context, c *client.Client, ref string, all bool, tell func(client.ImageProgress)) error) *cobra.Command {
+	var allTags, quiet bool
 	cmd := &cobra.Command{
-		Use:   "pull NAME[:TAG|@DIGEST]",
-		Short: "Bring an image from a registry",
+		Use:   verb + " " + what,
+		Short: short,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.transferImage(cmd.Context(), args[0], "pull", quiet, func(ctx context.Context, c *client.Client, tell func(client.ImageProgress)) error {
-				o.Tell = tell
-				return c.PullImage(ctx, args[0], o)
+			return a.transferImage(cmd.Context(), args[0], verb, quiet, func(ctx context.Context, c *client.Client, tell func(client.ImageProgress)) error {
+				return do(ctx, c, args[0], allTags, tell)
 			})
 		},
 	}
-	f := cmd.Flags()
-	f.BoolVarP(&o.AllTags, "all-tags", "a", false, "all tags of the repository")
-	f.StringVar(&o.Platform, "platform", "", "`os/arch[/variant]` instead of this machine's")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print nothing but the name")
+	cmd.Flags().BoolVarP(&allTags, "all-tags", "a", false, all)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but the name")
 	return cmd
 }
 

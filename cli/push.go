@@ -4,32 +4,18 @@ import (
 	"context"
 
 	"gantry/client"
-	"gantry/compose"
 
 	"github.com/spf13/cobra"
 )
 
 func (a *app) pushCommand() *cobra.Command {
-	var o transferOptions
-	cmd := &cobra.Command{
-		Use:               "push [SERVICE...]",
-		Short:             "Push the images of services that can be built",
-		ValidArgsFunction: a.completeServices,
-		RunE:              func(cmd *cobra.Command, services []string) error { return a.push(cmd.Context(), services, o) },
-	}
-	o.flags(cmd.Flags(), "push")
-	dryRunnable(cmd)
-	return cmd
+	return a.transferCommand("push", "Push the images of services that can be built", &transferOptions{}, a.push)
 }
 
 // push sends what is the project's own: images that nobody builds here come
 // from somewhere else.
 func (a *app) push(ctx context.Context, services []string, o transferOptions) error {
-	p, err := a.load(ctx, func(s *compose.Source) { s.Services, s.NoDeps = services, !o.includeDeps })
-	if err != nil {
-		return err
-	}
-	c, err := a.daemon(ctx)
+	p, c, err := a.transferred(ctx, services, o)
 	if err != nil {
 		return err
 	}
@@ -56,19 +42,10 @@ func (a *app) push(ctx context.Context, services []string, o transferOptions) er
 }
 
 func (a *app) imagePushCommand() *cobra.Command {
-	var all, quiet bool
-	cmd := &cobra.Command{
-		Use:               "push NAME[:TAG]",
-		Short:             "Send an image to its registry",
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeImages,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.transferImage(cmd.Context(), args[0], "push", quiet, func(ctx context.Context, c *client.Client, tell func(client.ImageProgress)) error {
-				return c.PushImage(ctx, args[0], all, tell)
-			})
-		},
-	}
-	cmd.Flags().BoolVarP(&all, "all-tags", "a", false, "all names that the repository has here")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but the name")
+	cmd := a.imageTransferCommand("push", "NAME[:TAG]", "Send an image to its registry", "all names that the repository has here",
+		func(ctx context.Context, c *client.Client, ref string, all bool, tell func(client.ImageProgress)) error {
+			return c.PushImage(ctx, ref, all, tell)
+		})
+	cmd.ValidArgsFunction = a.completeImages
 	return cmd
 }

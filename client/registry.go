@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/jsonstream"
@@ -50,6 +51,9 @@ func (c *Client) PushImage(ctx context.Context, ref string, allTags bool, tell f
 	name, tag, err := splitRef(ref, allTags)
 	if err != nil {
 		return err
+	}
+	if strings.Contains(tag, ":") {
+		return invalid("image name %q: a digest follows from what is pushed; name a tag", ref)
 	}
 	h, err := credentialsFor(ctx, ref)
 	if err != nil {
@@ -137,6 +141,9 @@ func (c *Client) SearchImages(ctx context.Context, term string, limit int, f Fil
 // splitRef parts a reference as the daemon wants it. A tag that is not said is
 // "latest", unless all are meant; then none may be said.
 func splitRef(ref string, all bool) (name, tag string, err error) {
+	if scheme, rest, ok := strings.Cut(ref, "://"); ok {
+		return "", "", invalid("image name %q: leave out the %s://, as in %s", ref, scheme, rest)
+	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return "", "", invalid("image name %q: %v", ref, err)

@@ -96,7 +96,7 @@ func Load(ctx context.Context, src Source) (*Project, error) {
 			return nil, err
 		}
 	}
-	return p, publishAsSaid(p)
+	return withBuildSecrets(p, whole), publishAsSaid(p)
 }
 
 // Settings are the COMPOSE_ variables that stand in the project's .env files

@@ -15,11 +15,7 @@ import (
 func UnsupportedBuilds(p *Project, services []string) []error {
 	r := &refusals{loc: projectLocator(p)}
 	for _, name := range services {
-		s, ok := p.Services[name]
-		if !ok {
-			s = p.DisabledServices[name]
-		}
-		if s.Name = name; s.Build != nil {
+		if s := AnyService(p, name); s.Build != nil {
 			refuseBuild(r, s)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"gantry/runtime"
@@ -24,6 +25,7 @@ type collector struct {
 	gap    time.Duration // between two looks
 	images imageCollection
 	cache  cacheCollection
+	kept   func() (map[string]bool, error) // ids of images that projects may go back to
 	log    *slog.Logger
 
 	kick chan struct{}
@@ -204,11 +206,12 @@ func (c *collector) look(ctx context.Context) (u usage, b bounds, err error) {
 	for _, ct := range c.images.List() {
 		used[ct.Config.ImageID] = true
 	}
+	all = slices.DeleteFunc(all, func(img image.Image) bool {
+		return len(img.Names) > 0 || len(img.Digests) > 0 || used[img.ID.String()]
+	})
+	all = c.unasked(all)
 	nameless := map[digest.Digest]bool{}
 	for _, img := range all {
-		if len(img.Names) > 0 || len(img.Digests) > 0 || used[img.ID.String()] {
-			continue
-		}
 		nameless[img.ID] = true
 		if img.Tagged.After(now.Add(-b.unused)) {
 			u.young = true
@@ -224,4 +227,20 @@ func (c *collector) look(ctx context.Context) (u usage, b bounds, err error) {
 		u.nameless = image.Only(layers, func(id digest.Digest) bool { return nameless[id] })
 	}
 	return u, b, nil
+}
+
+// unasked are those images that no goal, and nothing that a project's history can
+// go back to, asks for by its id. Where that is not known there are none.
+func (c *collector) unasked(images []image.Image) []image.Image {
+	if len(images) == 0 {
+		return nil
+	}
+	kept, err := c.kept()
+	if err != nil {
+		c.log.Error("images without a name stay: it cannot be read which of them projects may go back to", "error", err)
+		return nil
+	}
+	return slices.DeleteFunc(images, func(img image.Image) bool {
+		return kept[img.ID.String()] || kept[img.Target.String()] || kept[img.Manifest.String()]
+	})
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -152,6 +153,9 @@ func newHoard(now time.Time) *hoard {
 	return h
 }
 
+// nothing is kept for any project.
+func nothing() (map[string]bool, error) { return nil, nil }
+
 // What nobody uses and what is an hour old goes, images without a name first,
 // and of the cache no more than has to.
 func TestCollect(t *testing.T) {
@@ -161,15 +165,23 @@ func TestCollect(t *testing.T) {
 		removed []string
 		cache   int64 // what the cache is brought down to, 0: it is left alone
 		again   bool
+		kept    func() (map[string]bool, error)
 	}{
 		{name: "below the budget", max: "120"},
 		{name: "images are enough", max: "80", removed: []string{"sha256:old"}},
 		{name: "cache goes, too", max: "60", removed: []string{"sha256:old"}, cache: 30, again: true},
 		{name: "what is young stays", max: "10", removed: []string{"sha256:old"}, cache: 1, again: true},
+		{name: "what a history can go back to stays and does not count", max: "80",
+			kept: func() (map[string]bool, error) { return map[string]bool{"sha256:old": true}, nil }},
+		{name: "where that is not known all stay", max: "10", cache: 10,
+			kept: func() (map[string]bool, error) { return nil, errors.New("a history cannot be read") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHoard(time.Now())
-			w := &collector{budget: Budget{MaxUsed: c.max, MinFree: "0"}, root: t.TempDir(), images: h, cache: h, log: slog.New(slog.DiscardHandler)}
+			w := &collector{budget: Budget{MaxUsed: c.max, MinFree: "0"}, root: t.TempDir(), images: h, cache: h, kept: c.kept, log: slog.New(slog.DiscardHandler)}
+			if w.kept == nil {
+				w.kept = nothing
+			}
 			again, err := w.collect(t.Context())
 			if err != nil || (again > 0) != c.again {
 				t.Errorf("again %v, %v", again, err)
@@ -195,7 +207,7 @@ func TestCollectorLooksWhenItHasTo(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		h := newHoard(time.Now())
-		c := &collector{budget: Budget{MaxUsed: "100%", MinFree: "0"}, root: root, settle: time.Second, gap: time.Minute, images: h, cache: h, log: slog.New(slog.DiscardHandler), kick: make(chan struct{}, 1)}
+		c := &collector{budget: Budget{MaxUsed: "100%", MinFree: "0"}, root: root, settle: time.Second, gap: time.Minute, images: h, cache: h, kept: nothing, log: slog.New(slog.DiscardHandler), kick: make(chan struct{}, 1)}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); c.run(ctx) }()

@@ -216,7 +216,6 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	d.opened("builder", d.builder.Close)
 	collect.cache = d.builder
-	d.background("collector", collect.run)
 
 	every, err := d.measure()
 	if err != nil {
@@ -228,6 +227,8 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		return err
 	}
 	d.opened("scheduler", d.scheduler.Close)
+	collect.kept = d.scheduler.Images
+	d.background("collector", collect.run)
 	return nil
 }
 

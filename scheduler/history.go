@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -220,6 +221,28 @@ func (h *history) goal(project string, number int) (Goal, error) {
 		return Goal{}, fmt.Errorf("revision %d of project %s: %w", number, project, err)
 	}
 	return g, nil
+}
+
+// images are the ids of the images in all goals that a project's history keeps.
+// Of a goal that is all it reads.
+func (h *history) images(project string) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	numbers, err := h.numbers(project)
+	errs := []error{err}
+	var ids []string
+	for _, n := range numbers {
+		w, err := h.read(h.path(project, n))
+		var goal struct {
+			Images map[string]string `json:"images"`
+		}
+		if err == nil && w.Goal != nil {
+			err = json.Unmarshal(w.Goal, &goal)
+		}
+		errs = append(errs, err)
+		ids = slices.AppendSeq(ids, maps.Values(goal.Images))
+	}
+	return ids, errors.Join(errs...)
 }
 
 // forget ends a project's history.

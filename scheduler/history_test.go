@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,5 +99,44 @@ func TestHistoryIsPrivateAndEnds(t *testing.T) {
 	}
 	if _, err := os.Stat(h.of("shop")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the history is still there: %v", err)
+	}
+}
+
+// All that a history can go back to is known by its images, and no more.
+func TestImagesOfHistories(t *testing.T) {
+	h := &history{dir: t.TempDir()}
+	p, err := load("services: {web: {image: img}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range mostRevisions + 5 {
+		g, err := NewGoal(p, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Images = map[string]string{"img": fmt.Sprintf("sha256:%d", i)}
+		if _, err := h.append("shop", Revision{Kind: KindApply, Outcome: Done}, &g); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.append("shop", Revision{Kind: KindRun, Outcome: Done}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, err := h.images("shop")
+	if err != nil || len(ids) != mostRevisions || slices.Contains(ids, "sha256:4") || !slices.Contains(ids, "sha256:5") {
+		t.Errorf("%q %v", ids, err)
+	}
+	if ids, err := h.images("nosuch"); err != nil || len(ids) > 0 {
+		t.Errorf("of no project: %q %v", ids, err)
+	}
+	numbers, err := h.numbers("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.path("shop", numbers[0]), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.images("shop"); err == nil {
+		t.Error("what cannot be read is passed over")
 	}
 }

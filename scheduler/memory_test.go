@@ -107,6 +107,16 @@ func (m *memory) goal(project string, number int) (Goal, error) {
 	return g.clone(), nil
 }
 
+func (m *memory) images(string) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for _, g := range m.goals {
+		ids = slices.AppendSeq(ids, maps.Values(g.Images))
+	}
+	return ids, nil
+}
+
 func (m *memory) forget(string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

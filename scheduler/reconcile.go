@@ -381,13 +381,16 @@ func (p *planner) pull(s *service) (int, error) {
 	if err != nil {
 		return 0, invalid("service %s: %v", s.name, err)
 	}
+	id := p.want.Images[s.image]
 	switch {
+	case s.conf.Build != nil && id != "" && p.want.Sources[s.image] == "":
+		return 0, notFound("service %s: the image that was built as %s (%s) is not here any more; `gantry up --build` builds it of what the files say now", s.name, s.image, shortID(id))
 	case s.conf.Build != nil && (s.conf.Image == "" || policy == compose.PullBuild):
 		return 0, notFound("service %s: image %s is not built; build it first", s.name, s.image)
 	case policy == compose.PullNever:
 		return 0, notFound("service %s: image %s is not here and pull_policy is never; load or import it first", s.name, s.image)
 	}
-	step := p.add(Step{Do: Pull{Ref: s.image, ID: p.want.Images[s.image], Source: p.want.Sources[s.image]}, Why: "not here"})
+	step := p.add(Step{Do: Pull{Ref: s.image, ID: id, Source: p.want.Sources[s.image]}, Why: "not here"})
 	p.pulling[s.image] = step
 	p.pulls = append(p.pulls, step)
 	return step, nil

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -379,6 +380,31 @@ func (s *Scheduler) History(project string) ([]Revision, error) {
 		return nil, notFound("project %s is not up", project)
 	}
 	return all, nil
+}
+
+// Images are the ids of all images that may be asked for by them: those of goals,
+// and of what the projects' histories can go back to. With an error it is not
+// known which there are.
+func (s *Scheduler) Images() (map[string]bool, error) {
+	s.mu.Lock()
+	projects := maps.Clone(s.projects)
+	var errs []error
+	for _, err := range s.newer {
+		errs = append(errs, err)
+	}
+	s.mu.Unlock()
+	ids := map[string]bool{}
+	for name, p := range projects {
+		kept, err := s.history.images(name)
+		errs = append(errs, err)
+		if r := p.record(); r != nil {
+			kept = slices.AppendSeq(kept, maps.Values(r.Goal.Images))
+		}
+		for _, id := range kept {
+			ids[id] = true
+		}
+	}
+	return ids, errors.Join(errs...)
 }
 
 // Status looks at one project, ErrNotFound if there is neither a goal nor a

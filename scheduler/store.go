@@ -64,6 +64,7 @@ type chronicle interface {
 	amend(project string, number int, f func(*Revision)) error
 	list(project string) ([]Revision, error)
 	goal(project string, number int) (Goal, error)
+	images(project string) ([]string, error) // ids in the goals that are kept
 	forget(project string) error
 }
 

@@ -70,6 +70,37 @@ func TestBuildSources(t *testing.T) {
 		}
 		m.oneLine(m.in(dir, "image", "build", "--platform", "linux/amd64,linux/arm64", "-o", "type=docker,dest=x.tar", "."), "holds one platform")
 	})
+	run("attestations", func(t *testing.T, m *machine) {
+		// What looks at the image is an image: one with busybox's means.
+		looks := m.source("looks", "FROM busybox\nCOPY scan /\nCMD [\"sh\", \"/scan\"]\n", "scan", `
+cat > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json <<EOF
+{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://spdx.dev/Document","predicate":{"files":"$(echo $(ls $BUILDKIT_SCAN_SOURCE))"}}
+EOF
+`)
+		m.okIn(looks, "image", "build", "-q", "-t", "scanner", ".")
+		dir := m.source("attested", "FROM scratch\nCOPY only /\n", "only", "x")
+		out := filepath.Join(m.dir, "attested-out")
+		m.okIn(dir, "image", "build", "--sbom", "generator=scanner", "-o", out, ".")
+		if got := read(t, filepath.Join(out, "sbom.spdx.json")); !strings.Contains(got, `"files": "only"`) {
+			t.Error(got)
+		}
+		m.okIn(dir, "image", "build", "-q", "-t", "mute", ".")
+		m.oneLine(m.in(dir, "image", "build", "-q", "--sbom", "generator=mute", "."), "scanner docker.io/library/mute:latest")
+		m.oneLine(m.in(dir, "image", "build", "-q", "--sbom", "some", "."), `--sbom "some"`)
+		// The id is the image's, as without them, and so up is content with it.
+		if with, without := m.okIn(dir, "image", "build", "-q", "--provenance", "max", "--sbom", "generator=scanner", "."), m.okIn(dir, "image", "build", "-q", "."); with != without {
+			t.Errorf("the image is %s with attestations, %s without", with, without)
+		}
+		up := m.project("attests", `
+services:
+  app: {build: {dockerfile_inline: "FROM busybox\nRUN echo x > /x\n", sbom: "generator=scanner", provenance: true}, stop_signal: SIGKILL, command: sleep 1000}
+`)
+		m.okIn(up, "up", "-d")
+		if r := m.in(up, "plan"); r.code != 0 {
+			t.Error(r)
+		}
+		m.okIn(up, "down")
+	})
 	run("an image of another time", func(t *testing.T, m *machine) {
 		dir := m.source("epoch", "FROM busybox\nRUN echo x > /f\n")
 		m.okIn(dir, "image", "build", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-o", "type=image,name=epoch,rewrite-timestamp=true", ".")
@@ -105,18 +136,29 @@ COPY --from=make /got /
 	}
 	write(t, filepath.Join(dir, "Dockerfile"), "FROM busybox AS make\nRUN --security=insecure grep CapEff /proc/self/status > /got\nFROM scratch\nCOPY --from=make /got /\n")
 	r := m.in(dir, "image", "build", "-q", ".")
-	if r.code != 1 || !strings.Contains(r.err, "security.insecure") {
+	if r.code != 1 {
 		t.Error(r)
 	}
+	inOrder(t, r.err, ">>> RUN --security=insecure grep", "--allow security.insecure", "build.entitlements: [security.insecure]")
 	if got := m.built(dir, "got", "--allow", "security.insecure"); strings.Contains(got, "00000000a80425fb") {
 		t.Errorf("a step that was given all rights has %s", got)
 	}
 	write(t, filepath.Join(dir, "Dockerfile"), "FROM busybox AS make\nRUN --network=host ls /sys/class/net > /got\nFROM scratch\nCOPY --from=make /got /\n")
-	if r := m.in(dir, "image", "build", "-q", "."); r.code != 1 || !strings.Contains(r.err, "network.host") {
+	r = m.in(dir, "image", "build", "-q", ".")
+	if r.code != 1 {
 		t.Error(r)
 	}
+	inOrder(t, r.err, ">>> RUN --network=host ls", "--allow network.host", "build.entitlements: [network.host]")
 	if got := m.built(dir, "got", "--network", "host"); !strings.Contains(got, "lo") {
 		t.Error(got)
+	}
+	// What no step can be limited to is refused before any runs, cached or not.
+	m.oneLine(m.in(dir, "image", "build", "-q", "-m", "3", "."), "mem_limit: 3 bytes is less than 6 MiB")
+	// A cgroup made for the steps goes with them.
+	parent := "/" + m.tag + "-steps"
+	m.okIn(dir, "image", "build", "-q", "--no-cache", "--network", "host", "--cgroup-parent", parent, ".")
+	if left := cgroupsAt(t, parent); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 	// By its compose file.
 	up := m.project("rights", `

@@ -264,6 +264,10 @@ COPY --from=make /sum /
 			{"--build-context x=nosuch .", "no directory"},
 			{"-q --target nosuch .", "nosuch"},
 			{"-q -t Bad! .", "Bad!"},
+			{"--cache-from Bad! .", `build cache of the image "Bad!"`},
+			{"--iidfile nosuch/id .", "nosuch"},
+			{"-q --ulimit nofile=2:1 .", `ulimit "nofile=2:1"`},
+			{"-q --cpuset-cpus 8000 .", "cpuset"},
 		} {
 			own := *m
 			own.env = append(slices.Clone(m.env), "SSH_AUTH_SOCK=")
@@ -435,10 +439,13 @@ services:
 		dir := m.project("hush", `
 secrets: {token: {file: ./token}}
 services:
-  app:
+  base: # which nobody runs, and nobody else needs the secret
+    profiles: [base]
     build:
       secrets: [token]
       dockerfile_inline: "FROM busybox\nRUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size\n"
+  app:
+    build: {additional_contexts: {base: "service:base"}, dockerfile_inline: "FROM base\n"}
     command: cat /size
 `, "token", secret)
 		if r := m.in(dir, "up"); !strings.Contains(r.out, "22") {

@@ -42,3 +42,36 @@ func TestCollection(t *testing.T) {
 		t.Error("the image is gone")
 	}
 }
+
+// Images that have lost their names are collected, but not those that a project
+// may go back to; whoever prunes them is told when they are missed.
+func TestCollectionKeepsWhatHistoriesNeed(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	dir := m.project("back", "services: {app: {build: ., command: sleep 1000, stop_signal: SIGKILL}}")
+	version := func(v string) string {
+		t.Helper()
+		write(t, filepath.Join(dir, "Dockerfile"), "FROM busybox\nRUN echo "+v+" > /v\n")
+		m.okIn(dir, "up", "-d", "--build")
+		return strings.TrimSpace(m.ok("image", "inspect", "back-app", "--format", "{{.Id}}"))
+	}
+	first := version("1")
+	second := version("2")
+	other := m.source("other", "FROM busybox\nARG A\nRUN echo x$A > /x\n")
+	lost := strings.TrimSpace(m.okIn(other, "image", "build", "-q", "."))
+	// From now on there is room for nothing; the next build is what it looks after.
+	m.ok("daemon", "stop", "--leave")
+	m.env = append(m.env, "GANTRY_MAX_USED_SPACE=1kB", "GANTRY_MIN_FREE_SPACE=0", "GANTRY_UNUSED_FOR=0s")
+	m.okIn(other, "image", "build", "-q", "-t", "other", "--build-arg", "A=1", ".")
+	eventually(t, 15*time.Second, "what nobody can ask for is collected", func() bool {
+		return m.gantry("image", "inspect", lost).code != 0
+	})
+	if r := m.in(dir, "rollback"); r.code != 0 || m.okIn(dir, "exec", "-T", "app", "cat", "/v") != "1\n" {
+		t.Error(r)
+	}
+	version("3")
+	if out := m.ok("image", "prune", "-f"); !strings.Contains(out, first) || !strings.Contains(out, second) {
+		t.Errorf("pruned: %s", out)
+	}
+	m.oneLine(m.in(dir, "rollback", "--to", "1"), "service app: the image that was built as back-app ("+strings.TrimPrefix(first, "sha256:")[:12]+") is not here any more")
+}

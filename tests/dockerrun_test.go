@@ -325,7 +325,6 @@ func TestDockerRunProcess(t *testing.T) {
 	write(t, filepath.Join(m.dir, "env"), "FROM_FILE=yes\n# comment\nOTHER=a b\n")
 	write(t, filepath.Join(m.dir, "seccomp.json"), denyMkdir)
 	t.Run("flags", func(t *testing.T) { runRows(t, m, append(newerRows(), processRows(m.dir)...)) })
-	t.Cleanup(func() { removeCgroups("gt-parent") })
 
 	// An empty entrypoint resets the image's.
 	m.ok("image", "import", archive(t, "busybox"), "talker", "--change", `ENTRYPOINT ["echo", "image"]`, "--change", `CMD ["default"]`)
@@ -381,9 +380,16 @@ func (m *machine) namesOfContainers() {
 	m.dockerOK("rm", "fine-name_1.x")
 }
 
-func removeCgroups(name string) {
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	for _, d := range append(dirs, "/sys/fs/cgroup/"+name) {
-		_ = os.Remove(d)
+// cgroupsAt are the directories of a cgroup, in all hierarchies.
+func cgroupsAt(t testing.TB, path string) []string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup" + path, "/sys/fs/cgroup/*" + path} {
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, dirs...)
 	}
+	return all
 }

@@ -19,15 +19,11 @@ import (
 //
 // Secrets are left where they are, to be read when a step asks for them.
 func FromCompose(p *compose.Project, name string) (Request, error) {
-	s, ok := p.Services[name]
-	if !ok {
-		s = p.DisabledServices[name]
-	}
+	s := compose.AnyService(p, name)
 	b := s.Build
 	if b == nil {
 		return Request{}, invalid("service %s has no build section", name)
 	}
-	s.Name = name
 	fail := func(err error) (Request, error) { return Request{}, &Error{Name: name, Err: err} }
 	r := Request{
 		Name: name, Context: b.Context, Inline: b.DockerfileInline, Target: b.Target,
@@ -174,36 +170,6 @@ func fromSecret(p *compose.Project, ref compose.ServiceSecret) (Secret, error) {
 		return out, unsupported("secret %s: external secrets are not supported; give it a file or an environment", ref.Source)
 	}
 	return out, nil
-}
-
-// Needed are services and, before them, those whose images their builds need.
-func Needed(p *compose.Project, services []string) []string {
-	var all []string
-	var visit func(string)
-	seen := map[string]bool{}
-	visit = func(name string) {
-		if seen[name] {
-			return
-		}
-		seen[name] = true
-		s, ok := p.Services[name]
-		if !ok {
-			s = p.DisabledServices[name]
-		}
-		if s.Build == nil {
-			return
-		}
-		for _, k := range slices.Sorted(maps.Keys(s.Build.AdditionalContexts)) {
-			if needed, ok := strings.CutPrefix(s.Build.AdditionalContexts[k], ServicePrefix); ok {
-				visit(needed)
-			}
-		}
-		all = append(all, name)
-	}
-	for _, name := range services {
-		visit(name)
-	}
-	return all
 }
 
 // Bytes reads a size as docker writes it: "64m", "1g", a number of bytes.

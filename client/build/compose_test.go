@@ -89,7 +89,7 @@ services:
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]string{"base", "web"}, Needed(p, []string{"web"})); d != "" {
+	if d := cmp.Diff([]string{"base", "web"}, compose.NeededBuilds(p, []string{"web"})); d != "" {
 		t.Error(d)
 	}
 }

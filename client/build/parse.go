@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/distribution/reference"
 )
 
 // fields reads "key=value,key=value", where a field may be quoted as in CSV.
@@ -174,7 +176,12 @@ func ParseCache(what, text, dir string) (Cache, error) {
 
 func (c Cache) check() error {
 	switch c.Type {
-	case "registry", "local", "inline":
+	case "registry":
+		if _, err := reference.ParseNormalizedNamed(c.Attrs["ref"]); err != nil {
+			return invalid("build cache of the image %q: %v", c.Attrs["ref"], err)
+		}
+		return nil
+	case "local", "inline":
 		return nil
 	}
 	return unsupported("build cache of type %q is not supported (only registry, local, inline)", c.Type)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"gantry/compose"
+
 	"github.com/containerd/errdefs"
 )
 
@@ -66,7 +68,7 @@ const (
 	// Stdin, as a context or a Dockerfile, is standard input.
 	Stdin = "-"
 	// ServicePrefix in a named context means the image of another request.
-	ServicePrefix = "service:"
+	ServicePrefix = compose.ServicePrefix
 )
 
 // Secret is what `RUN --mount=type=secret,id=ID` sees: the content of a file, of

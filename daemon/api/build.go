@@ -238,7 +238,7 @@ func buildRequest(r *http.Request) (build.Request, error) {
 	}
 	for text := range strings.SplitSeq(req.Platform, ",") {
 		if _, err := platforms.Parse(text); text != "" && err != nil {
-			return req, invalid("platform %q: %v", text, err)
+			return req, invalid("platform %v", err)
 		}
 	}
 	if v := q.Get("shmsize"); v != "" {

@@ -55,7 +55,8 @@ type Options struct {
 // time.
 type Builder struct {
 	Options
-	steps *steps
+	steps  *steps
+	grants grants
 
 	mu     sync.Mutex
 	closed bool

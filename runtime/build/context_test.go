@@ -3,9 +3,13 @@ package build
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/containerd/errdefs"
 )
 
 func contextOf(t testing.TB, headers ...tar.Header) []byte {
@@ -45,6 +49,45 @@ func TestContextsHaveKeys(t *testing.T) {
 	}
 	if keys["one"] != keys["again"] || keys["one"] == keys["other"] {
 		t.Errorf("keys %v", keys)
+	}
+}
+
+// A context that cannot be is its sender's fault, whatever is wrong with it.
+func TestContextsThatAreRefused(t *testing.T) {
+	file := tar.Header{Name: "Dockerfile"}
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}
+	}
+	hard := func(to string) tar.Header { return tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: to} }
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(contextOf(t, file)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	damaged := packed.Bytes()
+	damaged[len(damaged)-6] ^= 0xff
+	for name, archive := range map[string][]byte{
+		"nothing":                   nil,
+		"no archive":                []byte(strings.Repeat("no archive ", 100)),
+		"damaged":                   damaged,
+		"cut off":                   contextOf(t, file)[:520],
+		"no Dockerfile":             contextOf(t, tar.Header{Name: "x"}),
+		"leads out":                 contextOf(t, tar.Header{Name: "../x"}),
+		"a link that leads out":     contextOf(t, file, hard("../x")),
+		"a link to nothing":         contextOf(t, file, hard("nosuch")),
+		"a link to nowhere":         contextOf(t, file, hard("no/such")),
+		"a link to a directory":     contextOf(t, file, tar.Header{Name: "d", Typeflag: tar.TypeDir}, hard("d")),
+		"a circle":                  contextOf(t, link("a", "b"), link("b", "a"), tar.Header{Name: "a/x"}),
+		"a file as directory":       contextOf(t, file, tar.Header{Name: "Dockerfile/x"}),
+		"a name that is too long":   contextOf(t, tar.Header{Name: strings.Repeat("n", 300)}),
+		"a Dockerfile that circles": contextOf(t, link("Dockerfile", "Dockerfile")),
+	} {
+		if _, err := unpackContext(t.TempDir(), Request{Context: bytes.NewReader(archive)}, map[string]string{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

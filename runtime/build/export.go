@@ -112,17 +112,44 @@ func (e *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 	if err != nil || !e.store {
 		return answer, finalize, ref, err
 	}
-	config, one := answer[exptypes.ExporterImageConfigDigestKey]
-	if !one {
-		return answer, finalize, ref, nil // of several platforms: each is unpacked when it first runs
-	}
-	if err := e.stored(ctx, src, digest.Digest(config), session.NewGroup(info.SessionID)); err != nil {
+	if err := e.kept(ctx, src, answer, session.NewGroup(info.SessionID)); err != nil {
 		if ref != nil {
 			err = errors.Join(err, ref.Release()) // it holds the content
 		}
 		return nil, nil, nil, err
 	}
 	return answer, finalize, ref, nil
+}
+
+// kept looks after what the store has got, and tells whoever asked for the build
+// the image's id, also of one that has attestations beside it.
+func (e *imageExport) kept(ctx context.Context, src *exporter.Source, answer map[string]string, g session.Group) error {
+	config := answer[exptypes.ExporterImageConfigDigestKey]
+	if config == "" {
+		var err error
+		if config, err = e.below(ctx, src, answer[exptypes.ExporterImageDigestKey]); err != nil || config == "" {
+			return err // of several platforms each is unpacked when it first runs
+		}
+		answer[exptypes.ExporterImageConfigDigestKey] = config
+	}
+	return e.stored(ctx, src, digest.Digest(config), g)
+}
+
+// below is the configuration of the one image in an index, "" if there are
+// several.
+func (e *imageExport) below(ctx context.Context, src *exporter.Source, index string) (string, error) {
+	ps, err := exptypes.ParsePlatforms(src.Metadata)
+	if err != nil || len(ps.Platforms) != 1 {
+		return "", err
+	}
+	img, err := e.worker.images.Get(ctx, index)
+	if errdefs.IsNotFound(err) {
+		return "", nil // somebody has removed it already
+	}
+	if err != nil {
+		return "", err
+	}
+	return img.ID.String(), nil
 }
 
 // stored is what there is to be done with an image that the store has by now.

@@ -9,6 +9,7 @@ import (
 	"gantry/runtime/image"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	bkclient "github.com/moby/buildkit/client"
@@ -16,6 +17,8 @@ import (
 	solvererrors "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // ServeGRPC lets a client of BuildKit's talk over conn, which speaks HTTP/2
@@ -80,6 +83,9 @@ func (o *opened) around(b *Builder) []grpc.ServerOption {
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			return next(log.WithLogger(ctx, o.chatter), req)
 		}, grpcerrors.UnaryServerInterceptor, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if solve, ok := req.(*controlapi.SolveRequest); ok {
+				defer b.grants.give(solve.Session, solve.Entitlements)()
+			}
 			answer, err := next(ctx, req)
 			if info.FullMethod == controlapi.Control_Solve_FullMethodName {
 				err = b.over(ctx, o, err)
@@ -102,12 +108,32 @@ func (b *Builder) over(ctx context.Context, o *opened, err error) error {
 		return nil
 	}
 	b.letGo(context.WithoutCancel(ctx), err)
-	err = image.FullNow(b.Root, err)
+	err = coded(image.FullNow(b.Root, err))
 	o.serving.Go(func() {
 		if err := b.Collect(context.WithoutCancel(ctx)); err != nil {
 			b.Log.Error("collect what a failed build has left", "error", err)
 		}
 	})
+	return err
+}
+
+// coded gives an error the code of its class, which is all of a class that
+// reaches a client.
+func coded(err error) error {
+	if grpcerrors.Code(err) != codes.Unknown {
+		return err
+	}
+	if code := status.Code(errgrpc.ToGRPC(err)); code != codes.Unknown {
+		return grpcerrors.WrapCode(err, code)
+	}
+	return err
+}
+
+// classed is the opposite, for a client in this process.
+func classed(err error) error {
+	if st, ok := grpcerrors.AsGRPCStatus(err); ok && st.Code() != codes.Unknown && st.Code() != codes.OK {
+		return errgrpc.ToNative(st.Err())
+	}
 	return err
 }
 

@@ -17,6 +17,7 @@ import (
 	"gantry/runtime/rootfs"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -87,6 +88,9 @@ type Report func(*bkclient.SolveStatus)
 func (b *Builder) Build(ctx context.Context, r Request, trace Trace, report Report) (digest.Digest, error) {
 	attrs, err := r.frontendAttrs()
 	if err != nil {
+		return "", err
+	}
+	if err := checkSteps(attrs, b.Host); err != nil {
 		return "", err
 	}
 	exporters, err := r.exporters()
@@ -177,8 +181,7 @@ func (b *Builder) solve(ctx context.Context, cl *bkclient.Client, req *controlap
 			}
 		}
 	})
-	err = g.Wait()
-	return id, err
+	return id, classed(g.Wait())
 }
 
 // frontendAttrs are the build's options in the Dockerfile frontend's words. It
@@ -246,6 +249,11 @@ func (r Request) exporters() ([]*controlapi.Exporter, error) {
 	if len(r.Outputs) == 1 {
 		out = r.Outputs[0]
 	}
+	switch out.Type {
+	case bkclient.ExporterImage, "moby", bkclient.ExporterLocal, bkclient.ExporterTar, bkclient.ExporterOCI, bkclient.ExporterDocker:
+	default:
+		return nil, fmt.Errorf("output of type %q: must be image, local, tar, oci or docker: %w", out.Type, errdefs.ErrInvalidArgument)
+	}
 	attrs := maps.Clone(out.Attrs)
 	if attrs == nil {
 		attrs = map[string]string{}
@@ -271,6 +279,9 @@ func cacheImport(from string) (*controlapi.CacheOptionsEntry, error) {
 			return nil, fmt.Errorf("cache %q: %w: %w", from, err, errdefs.ErrInvalidArgument)
 		}
 		return &controlapi.CacheOptionsEntry{Type: e.Type, Attrs: e.Attrs}, nil
+	}
+	if _, err := reference.ParseNormalizedNamed(from); err != nil {
+		return nil, fmt.Errorf("cache %q is no image name: %w: %w", from, err, errdefs.ErrInvalidArgument)
 	}
 	return &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": from}}, nil
 }

@@ -10,6 +10,7 @@ import (
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/entitlements"
 )
 
 // Options of the Dockerfile frontend that are read or changed here.
@@ -21,9 +22,16 @@ const (
 )
 
 // dockerfile is BuildKit's Dockerfile frontend, with Docker's ways about
-// images, and its syntax directive answered here where it can be.
+// images, its syntax directive answered here where it can be, and what steps
+// cannot have refused before they run.
 func (b *Builder) dockerfile(ctx context.Context, c client.Client) (*client.Result, error) {
-	return dockerfile.Build(ctx, &native{Client: c, opts: b.defaults(c.BuildOpts().Opts)})
+	o := c.BuildOpts()
+	if err := checkSteps(o.Opts, b.Host); err != nil {
+		return nil, err
+	}
+	return dockerfile.Build(ctx, &native{Client: c, opts: b.defaults(o.Opts), granted: func(e entitlements.Entitlement) bool {
+		return b.grants.has(o.SessionID, e)
+	}})
 }
 
 // defaults are a build's options with what Docker does where they say nothing.
@@ -45,10 +53,12 @@ func (b *Builder) defaults(opts map[string]string) map[string]string {
 }
 
 // native answers a syntax directive that names Docker's own Dockerfile syntax
-// with the frontend that is built in, instead of pulling an image of it.
+// with the frontend that is built in, instead of pulling an image of it, and
+// looks at what the frontend has made of the file.
 type native struct {
 	client.Client
-	opts map[string]string
+	opts    map[string]string
+	granted func(entitlements.Entitlement) bool
 }
 
 func (n *native) BuildOpts() client.BuildOpts {
@@ -61,7 +71,10 @@ func (n *native) Solve(ctx context.Context, req client.SolveRequest) (*client.Re
 	if req.Frontend == "gateway.v0" && builtIn(req.FrontendOpt[optSource]) {
 		opts := maps.Clone(req.FrontendOpt)
 		delete(opts, optSource)
-		return dockerfile.Build(ctx, &native{Client: n.Client, opts: opts})
+		return dockerfile.Build(ctx, &native{Client: n.Client, opts: opts, granted: n.granted})
+	}
+	if err := n.checkRights(req.Definition); err != nil {
+		return nil, err
 	}
 	return n.Client.Solve(ctx, req)
 }

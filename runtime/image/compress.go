@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
@@ -42,9 +44,11 @@ var refused = []struct {
 const maxWindow = 128 << 20
 
 // Decompress reads r, whatever it is packed with. A format that is known and
-// cannot be read is ErrInvalidArgument. Close frees the decoder, not r.
+// cannot be read is ErrInvalidArgument, and so is what is damaged; a failure of r
+// is r's. Close frees the decoder, not r.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
+	from := &source{Reader: r}
+	b := bufio.NewReaderSize(from, 64<<10)
 	c, err := sniff(b)
 	if err != nil {
 		return nil, err
@@ -53,7 +57,35 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, classed(errdefs.ErrInvalidArgument, "%w", err)
 	}
-	return z, nil
+	return &decoded{z, from}, nil
+}
+
+// source notes whether reading has failed; decoders read ahead.
+type source struct {
+	io.Reader
+	failed atomic.Bool
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.failed.Store(true)
+	}
+	return n, err
+}
+
+// decoded is a decoder whose own complaints are about what it reads.
+type decoded struct {
+	io.ReadCloser
+	from *source
+}
+
+func (d *decoded) Read(p []byte) (int, error) {
+	n, err := d.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && !d.from.failed.Load() {
+		err = classed(errdefs.ErrInvalidArgument, "damaged: %w", err)
+	}
+	return n, err
 }
 
 // sniff says how the stream is compressed. It fails with ErrInvalidArgument for

@@ -44,20 +44,20 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 	}
 	ctx, op, err := s.begin(ctx)
 	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+		return Image{}, err
 	}
 	defer op.end(ctx)
 	op.later = true
 
 	br, packed, err := peek(r)
 	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+		return Image{}, err
 	}
 	var stream io.Reader = br
 	if packed == bzipped { // no layer may be; gzip and zstd stay as they are
 		tarball, err := decompress(br, packed)
 		if err != nil {
-			return Image{}, fmt.Errorf("import: %w", err)
+			return Image{}, err
 		}
 		stream = tarball
 	}
@@ -66,11 +66,11 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 		need = twice(need)
 	}
 	if err := Room(s.dir, "the archive", need); err != nil {
-		return Image{}, fmt.Errorf("import: %w", err)
+		return Image{}, err
 	}
 	layer, err := op.ingest(ctx, stream, true, true, ocispec.Descriptor{})
 	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", Full(s.dir, err))
+		return Image{}, Full(s.dir, err)
 	}
 	defer op.discard(ctx, layer.layer)
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.layer.diff}}
@@ -81,7 +81,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 		err = op.publish(ctx, []publication{pub})
 	}
 	if err != nil {
-		return Image{}, fmt.Errorf("import: %w", Full(s.dir, err))
+		return Image{}, Full(s.dir, err)
 	}
 	return s.published(ctx, pub)
 }

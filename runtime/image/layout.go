@@ -38,6 +38,8 @@ func (a *archiveFile) images(ctx context.Context) ([]publication, error) {
 		return a.dockerImages(ctx, entries)
 	case isOCI:
 		return nil, classed(errdefs.ErrInvalidArgument, "the archive is an OCI layout without index.json")
+	case entries != nil:
+		return nil, classed(errdefs.ErrInvalidArgument, "manifest.json lists no image")
 	case a.files == 0:
 		return nil, classed(errdefs.ErrInvalidArgument, "the archive is empty")
 	}

@@ -30,14 +30,14 @@ func (s *Store) Load(ctx context.Context, r io.Reader, report func(string)) ([]I
 	}
 	ctx, op, err := s.begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, err
 	}
 	defer op.end(ctx)
 	op.later = true
 
 	images, err := op.load(ctx, r, report)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", Full(s.dir, err))
+		return nil, Full(s.dir, err)
 	}
 	return images, nil
 }

@@ -44,6 +44,7 @@ func (s *Store) groups(ctx context.Context) (map[digest.Digest]*group, error) {
 			g = &group{id: id, res: res}
 			byID[id] = g
 		}
+		r.UpdatedAt = s.current.last(r)
 		g.records = append(g.records, r)
 	}
 	return byID, nil

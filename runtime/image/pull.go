@@ -53,7 +53,7 @@ func (s *Store) Pull(ctx context.Context, o PullOptions) (Pulled, error) {
 	}
 	if o.Platform != "" {
 		if p.platform, err = platforms.Parse(o.Platform); err != nil {
-			return Pulled{}, classed(errdefs.ErrInvalidArgument, "platform %q: %w", o.Platform, err)
+			return Pulled{}, classed(errdefs.ErrInvalidArgument, "platform %w", err)
 		}
 		p.strict = true
 		p.match = platforms.OnlyStrict(p.platform)
@@ -74,6 +74,12 @@ func parsePull(ref string) (reference.Named, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return nil, badName(ref, err)
+	}
+	switch tagged, _ := named.(reference.Tagged); {
+	case named.Name() == "docker.io/library/scratch":
+		return nil, classed(errdefs.ErrInvalidArgument, "scratch is no image: in a Dockerfile it means to begin with nothing")
+	case named.Name() == "docker.io/library/sha256" && tagged != nil && len(tagged.Tag()) == 64:
+		return nil, classed(errdefs.ErrInvalidArgument, "%s is the id of an image; a registry knows names, such as NAME@sha256:DIGEST", reference.FamiliarString(named))
 	}
 	if d, ok := named.(reference.Digested); ok {
 		if err := checkDigest(d.Digest()); err != nil {
@@ -177,17 +183,21 @@ func (s *Store) upToDate(ctx context.Context, p *puller, now digest.Digest) (Ima
 			return Image{}, false // an archive brought part of it
 		}
 	}
-	// When it was last found to be current counts for who pulls every so often.
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		ctx := boltutil.WithTransaction(ctx, tx)
-		record, err := s.images.Get(ctx, r.Name)
-		if err != nil || record.Target.Digest != r.Target.Digest {
-			return errdefs.ErrNotFound // just removed, or another one
+	if sourceOf(r) == now {
+		s.current.found(r.Name, set.byName)
+	} else {
+		// It came from elsewhere, an archive or a build: now it has a source.
+		err := s.db.Update(func(tx *bolt.Tx) error {
+			ctx := boltutil.WithTransaction(ctx, tx)
+			record, err := s.images.Get(ctx, r.Name)
+			if err != nil || record.Target.Digest != r.Target.Digest {
+				return errdefs.ErrNotFound // just removed, or another one
+			}
+			return s.setName(ctx, r.Name, record.Target, now)
+		})
+		if err != nil {
+			return Image{}, false
 		}
-		return s.setName(ctx, r.Name, record.Target, now)
-	})
-	if err != nil {
-		return Image{}, false
 	}
 	img, err := s.published(ctx, publication{name: p.remote.name, target: r.Target})
 	return img, err == nil

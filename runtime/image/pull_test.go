@@ -371,3 +371,23 @@ func TestPullFullDisk(t *testing.T) {
 	mustPull(t, s, h.name("x:1"))
 	mustBeClean(t, s)
 }
+
+// What no registry can have is refused before one is asked.
+func TestPullOfWhatIsNoName(t *testing.T) {
+	for ref, want := range map[string]string{
+		"scratch":                           "scratch is no image",
+		"scratch:latest":                    "scratch is no image",
+		"sha256:" + strings.Repeat("a", 64): "is the id of an image",
+		"":                                  "cannot be empty",
+		"Web":                               "lowercase",
+	} {
+		if _, err := parsePull(ref); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", ref, err, want)
+		}
+	}
+	for _, ref := range []string{"web", "sha256", "sha256:1", "example.com/scratch"} {
+		if _, err := parsePull(ref); err != nil {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+}

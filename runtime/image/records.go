@@ -130,7 +130,9 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) ([]Remo
 	defer s.editing.Unlock()
 	ctx = s.context(ctx)
 	m, err := s.lookup(ctx, ref)
-	if err != nil {
+	if errdefs.IsNotFound(err) {
+		return nil, classed(errdefs.ErrNotFound, "No such image: %s", ref) // who wants it away needs no advice how to get it
+	} else if err != nil {
 		return nil, err
 	}
 	var users []User

@@ -25,7 +25,7 @@ func (s *Store) recover(ctx context.Context) error {
 	// What was being written when a process died.
 	left, err := os.ReadDir(s.dir)
 	for _, l := range left {
-		if strings.HasPrefix(l.Name(), markFile+".") {
+		if strings.HasPrefix(l.Name(), markFile+".") || strings.HasPrefix(l.Name(), currentFile+".") {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, l.Name())))
 		}
 	}

@@ -75,6 +75,7 @@ type Store struct {
 	leases  leases.Manager
 	disk    disks
 	syncer  *syncer
+	current *currents
 
 	// changes counts the writes to the database; what was read before a write
 	// is read again after it.
@@ -185,6 +186,7 @@ func (s *Store) assemble(ctx context.Context) error {
 	if s.syncer, err = s.openSyncer(); err != nil {
 		return err
 	}
+	s.current = openCurrents(s.dir, s.log)
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
@@ -245,6 +247,9 @@ func (s *Store) Close() error {
 	var errs []error
 	if s.syncer != nil {
 		s.syncer.close()
+	}
+	if s.current != nil {
+		s.current.close()
 	}
 	s.disk.close()
 	if s.backend != nil {

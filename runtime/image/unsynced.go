@@ -243,17 +243,23 @@ func (y *syncer) write(boot string) error {
 
 // ReplaceFile writes a file so that it has its old content or the new one, and
 // the new one for good when it returns.
-func ReplaceFile(path string, b []byte) error {
+func ReplaceFile(path string, b []byte) error { return replaceFile(path, b, true) }
+
+// replaceFile is ReplaceFile; what is not to stay waits for no disk.
+func replaceFile(path string, b []byte, stays bool) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if stays {
+		err = errors.Join(err, f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil || !stays {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))

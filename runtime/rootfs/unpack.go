@@ -57,7 +57,7 @@ func Unpack(root *os.File, dest string, r io.Reader, o UnpackOptions) error {
 			return broken(err)
 		}
 		if err := u.entry(h, archive); err != nil {
-			return fmt.Errorf("unpack %q: %w", h.Name, err)
+			return fmt.Errorf("unpack %q: %w", h.Name, misnamed(err))
 		}
 	}
 	if err := u.leave("."); err != nil {
@@ -81,6 +81,17 @@ func broken(err error) error {
 		return invalid{fmt.Errorf("this is no tar archive, or a damaged one: %w", err)}
 	}
 	return fmt.Errorf("read the archive: %w", err)
+}
+
+// misnamed gives an error its class that nothing but the archive's names brings
+// about: with what they have made, or with each other.
+func misnamed(err error) error {
+	for _, errno := range []error{unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EISDIR} {
+		if errors.Is(err, errno) {
+			return invalid{err}
+		}
+	}
+	return err
 }
 
 type unpacker struct {
@@ -357,11 +368,23 @@ func (u *unpacker) link(dir int, name string, h *tar.Header) error {
 		return err
 	}
 	from, err := OpenIn(u.root, path.Join("/", u.dest, path.Dir(target)), unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) {
+		return invalid{fmt.Errorf("it is a hard link to %q, which is not there", h.Linkname)}
+	} else if err != nil {
 		return err
 	}
 	defer from.Close()
-	if err := unix.Linkat(int(from.Fd()), path.Base(target), dir, name, 0); err != nil {
+	var st unix.Stat_t
+	err = unix.Fstatat(int(from.Fd()), path.Base(target), &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return invalid{fmt.Errorf("it is a hard link to %q, which is not there", h.Linkname)}
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return invalid{fmt.Errorf("it is a hard link to %q, which is a directory", h.Linkname)}
+	case err == nil:
+		err = unix.Linkat(int(from.Fd()), path.Base(target), dir, name, 0)
+	}
+	if err != nil {
 		return &fs.PathError{Op: "link to", Path: h.Linkname, Err: err}
 	}
 	return nil

@@ -128,6 +128,7 @@ func said(err error) error {
 	case codes.Unauthenticated:
 		e.class = errdefs.ErrUnauthenticated
 	}
+	e.text = strings.TrimSuffix(e.text, ": "+e.class.Error())
 	return e
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,49 +66,114 @@ func (s *Server) leaveCgroup() {
 		}
 	}
 	for _, path := range s.ownedCgroups() {
-		m, err := managerAt(path)
-		if err != nil {
-			continue
-		}
-		for _, dir := range m.GetPaths() {
-			_ = unix.Rmdir(dir) // with something in it, it is in use and stays
-		}
+		removeEmpty(path) // with something in it, it is in use and stays
 	}
 	_ = os.Remove(s.path("keeper.cgroups"))
 }
 
-// ownCgroup remembers the parents of a container's cgroup that are not there
-// yet: we are about to make them, so we may remove them in the end.
-func (s *Server) ownCgroup(path string) {
+// parentsOf are the cgroups above one, the deepest first.
+func parentsOf(path string) []string {
+	var all []string
 	for parent := filepath.Dir(filepath.Clean(path)); parent != "/" && parent != "."; parent = filepath.Dir(parent) {
-		s.mu.Lock()
-		known := s.parents[parent]
-		s.mu.Unlock()
-		if known {
-			return
-		}
-		m, err := managerAt(parent)
-		if err != nil {
-			return
-		}
-		own := !m.Exists()
-		s.mu.Lock()
-		if own && !s.parents[parent] {
-			f, err := os.OpenFile(s.path("keeper.cgroups"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-			if err == nil {
-				_, err = fmt.Fprintln(f, parent)
-				err = errors.Join(err, f.Close())
-			}
-			if err != nil {
-				s.log.Warn("a cgroup made for containers may stay after them", "cgroup", parent, "error", err)
-			}
-		}
-		s.parents[parent] = true
-		s.mu.Unlock()
-		if !own {
-			return
+		all = append(all, parent)
+	}
+	return all
+}
+
+// ownCgroup remembers the parents of a container's cgroup that are not there
+// yet: we are about to make them, so we may remove them when nobody needs them.
+// Until made is called nobody removes one.
+func (s *Server) ownCgroup(path string) (made func()) {
+	all := parentsOf(path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, parent := range all {
+		s.entering[parent]++
+	}
+	for _, parent := range all {
+		if s.parents[parent] || !s.ownParent(parent) {
+			break
 		}
 	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, parent := range all {
+			if s.entering[parent]--; s.entering[parent] == 0 {
+				delete(s.entering, parent)
+			}
+		}
+	}
+}
+
+// ownParent looks at a parent for the first time, and tells whether we make it.
+// mu is held.
+func (s *Server) ownParent(parent string) bool {
+	m, err := managerAt(parent)
+	if err != nil {
+		return false
+	}
+	s.parents[parent] = true
+	if m.Exists() {
+		return false
+	}
+	f, err := os.OpenFile(s.path("keeper.cgroups"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, parent)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		s.log.Warn("a cgroup made for containers may stay after them", "cgroup", parent, "error", err)
+	}
+	return true
+}
+
+// leaveParents removes what ownCgroup has remembered above the cgroup of a
+// container that is gone, where that is empty now. The one in which the keeper
+// itself is stays until it leaves.
+func (s *Server) leaveParents(path string) {
+	ours := parentsOf(s.opts.Cgroup)
+	above := slices.DeleteFunc(parentsOf(path), func(p string) bool { return slices.Contains(ours, p) })
+	if len(above) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owned := s.ownedCgroups()
+	var gone []string
+	for _, parent := range above {
+		if s.entering[parent] > 0 || !slices.Contains(owned, parent) || !removeEmpty(parent) {
+			break // and what is above it is not empty
+		}
+		delete(s.parents, parent)
+		gone = append(gone, parent)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	var left strings.Builder
+	for _, parent := range owned {
+		if !slices.Contains(gone, parent) && !slices.Contains(ours, parent) {
+			left.WriteString(parent + "\n")
+		}
+	}
+	if err := os.WriteFile(s.path("keeper.cgroups"), []byte(left.String()), 0o600); err != nil {
+		s.log.Warn("cgroups that are gone count as made for containers", "cgroups", gone, "error", err)
+	}
+}
+
+// removeEmpty removes a cgroup if nothing is in it.
+func removeEmpty(path string) bool {
+	m, err := managerAt(path)
+	if err != nil {
+		return false
+	}
+	for _, dir := range m.GetPaths() {
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+			return false
+		}
+	}
+	return true
 }
 
 // ownedCgroups lists the remembered parents, the deepest first.

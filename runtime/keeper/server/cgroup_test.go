@@ -1,7 +1,12 @@
 package server
 
 import (
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -47,3 +52,43 @@ type listed struct {
 }
 
 func (l listed) GetAllPids() ([]int, error) { return l.pids, nil }
+
+// A parent in which a container is about to have its cgroup is not taken from it.
+func TestParentOfWhatIsBeingMade(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: cgroups are made")
+	}
+	parent := "/gantry-test-" + rand.Text()
+	s := &Server{opts: Options{Run: t.TempDir(), Log: slog.New(slog.DiscardHandler)}, parents: map[string]bool{}, entering: map[string]int{}}
+	one, two := s.ownCgroup(parent+"/one"), s.ownCgroup(parent+"/two")
+	m, err := managerAt(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeEmpty(parent) })
+	there := func() (n int) {
+		for _, dir := range m.GetPaths() {
+			if _, err := os.Stat(dir); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	for _, dir := range m.GetPaths() {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	all := there()
+	one()
+	if s.leaveParents(parent + "/one"); all == 0 || there() != all {
+		t.Errorf("%d of %d are there while another is being made", there(), all)
+	}
+	two()
+	if s.leaveParents(parent + "/two"); there() != 0 {
+		t.Errorf("%d of %d are left", there(), all)
+	}
+	if len(s.entering) > 0 || len(s.parents) > 0 || slices.Contains(s.ownedCgroups(), parent) {
+		t.Errorf("still remembered: %v %v %v", s.entering, s.parents, s.ownedCgroups())
+	}
+}

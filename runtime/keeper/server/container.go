@@ -182,6 +182,7 @@ func (c *container) dismantle() error {
 	} else if err := c.sweep(); err != nil {
 		errs = append(errs, err)
 	}
+	c.s.leaveParents(c.record.CgroupsPath)
 	if c.io != nil {
 		c.io.close()
 	}

@@ -162,7 +162,7 @@ func (c *container) make(b keeper.Bundle) (err error) {
 	if err := c.s.filters.add(config.Seccomp); err != nil {
 		return err
 	}
-	c.s.ownCgroup(c.record.CgroupsPath)
+	defer c.s.ownCgroup(c.record.CgroupsPath)()
 	if c.lc, err = libcontainer.Create(c.s.path("libcontainer"), c.id, config); err != nil {
 		return fmt.Errorf("create container: %w", err)
 	}

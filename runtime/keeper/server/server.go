@@ -69,6 +69,7 @@ type Server struct {
 	upgrading  string
 	next       *os.File        // the socket, for the program that comes after
 	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
+	entering   map[string]int  // those in which containers are being made
 
 	filters filters
 	breadth breadth
@@ -94,6 +95,7 @@ func Serve(ctx context.Context, o Options) error {
 		holds:      map[string][]keeper.Parked{},
 		guarded:    make(chan struct{}, 1),
 		parents:    map[string]bool{},
+		entering:   map[string]int{},
 	}
 	s.ctx, s.quit = context.WithCancel(ctx)
 	defer s.quit()
