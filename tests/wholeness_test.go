@@ -146,9 +146,10 @@ func noise() []entry {
 	return []entry{file("noise", data), file("noise.md5", []byte(hex.EncodeToString(sum[:])+"  /noise\n"))}
 }
 
+// Builds that run beside each other would take what another has put there.
 const wreckedDockerfile = `FROM busybox
 COPY noise noise.md5 /
-RUN --mount=type=cache,target=/cache cp /noise /cache/ && cp /cache/noise /again
+RUN --mount=type=cache,target=/cache,sharing=locked cp /noise /cache/ && cp /cache/noise /again
 RUN echo more > /more
 CMD ["true"]
 `
