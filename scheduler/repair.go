@@ -109,7 +109,7 @@ func (p *planner) holdReplicas(s *service) error {
 		case p.replaced(s, c):
 			removed = append(removed, p.doom(c, "another one has its place"))
 			continue
-		case c.Stopped && !c.present() && p.served(s, c):
+		case c.Stopped && !c.present() && !p.halfway(c) && p.served(s, c):
 			continue // its update has failed, which was tolerated: the one before it counts
 		}
 		there = append(there, c.Number)
