@@ -135,7 +135,7 @@ func (p *planner) rank(s *service, cs []Container) (r replica, others []Containe
 	for _, c := range cs {
 		switch {
 		case c.ID == best.ID:
-		case c.present() && p.stopping[c.ID] == 0 && p.renewed(s, c) && !p.renewed(s, best) && !p.want.Options.NoStart:
+		case c.present() && p.stopping[c.ID] == 0 && p.renewed(s, c) && !p.replaces(s, best) && !p.want.Options.NoStart:
 			r.before = append(r.before, c)
 		default:
 			others = append(others, c)
@@ -144,13 +144,20 @@ func (p *planner) rank(s *service, cs []Container) (r replica, others []Containe
 	return r, others
 }
 
+// replaces reports whether a container gives way to a new one: it is not as
+// wanted, or what it shares a namespace with is another one now.
+func (p *planner) replaces(s *service, c Container) bool {
+	return p.renewed(s, c) || p.want.policy(s.name) != Never && p.joinChanged(s, c) != ""
+}
+
 // better compares two containers that share a number. The replica is the one
-// that is as wanted, else the one that is ready or at least runs, else the
-// younger.
+// that stays; of two that do, the one that is as wanted; else the one that is
+// ready or at least runs, else the younger.
 func (p *planner) better(s *service, a, b Container) int {
+	stays := !p.replaces(s, a)
 	return cmp.Or(
-		compareBool(!p.renewed(s, a), !p.renewed(s, b)),
-		compareBool(!p.outdated(s, a), !p.outdated(s, b)),
+		compareBool(stays, !p.replaces(s, b)),
+		compareBool(stays && !p.outdated(s, a), stays && !p.outdated(s, b)),
 		compareBool(a.ready(), b.ready()),
 		compareBool(a.present(), b.present()),
 		a.Created.Compare(b.Created),
