@@ -136,6 +136,7 @@ type fate struct {
 	kill   func()
 	broken map[string]bool // services to which something happened
 	seen   table
+	tell   func(format string, args ...any)
 }
 
 func newFate(seed uint64, w *sim) *fate {
@@ -175,6 +176,9 @@ func (f *fate) pass(ctx context.Context, call, object string, through func() err
 		return err
 	}
 	how, action := f.turn(call, object, x>>32)
+	if how != "" && f.tell != nil {
+		f.tell("    %s %s %s", call, object, how)
+	}
 	switch how {
 	case failsBefore:
 		return errFailed

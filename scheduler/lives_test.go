@@ -114,6 +114,7 @@ type lifetime struct {
 	seed  uint64
 	seen  table
 	tells bool
+	mu    sync.Mutex // guards told
 	told  []string
 	calls int
 	err   error
@@ -134,10 +135,10 @@ type lifetime struct {
 	arm        bool               // something is to go wrong with the first plan
 	// disturbed: something has happened that no call has seen to yet.
 	disturbed bool
-	upset     bool                // something has happened
-	taken     map[replicaKey]bool // replicas that a call has removed
-	halted    map[string]bool     // ids of containers that a call has stopped
-	moved     bool                // a name or a port goes to another service
+	upset     bool                     // something has happened
+	taken     map[replicaKey]time.Time // replicas that a call has removed, and when
+	halted    map[string]bool          // ids of containers that a call has stopped
+	moved     bool                     // a name or a port goes to another service
 }
 
 // live lives it, in a bubble of its own.
@@ -160,6 +161,8 @@ func (l *lifetime) live(t *testing.T) {
 
 func (l *lifetime) tell(format string, args ...any) {
 	if l.tells {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.told = append(l.told, strings.TrimRight(fmt.Sprintf(format, args...), "\n"))
 	}
 }
@@ -171,9 +174,9 @@ func (l *lifetime) begin() {
 	l.w.image("busybox", "sha256:1")
 	l.w.image("nginx", "sha256:2")
 	l.f = newFate(l.seed, l.w)
-	l.f.law = l.law
+	l.f.law, l.f.tell = l.law, l.tell
 	l.mem = newMemory()
-	l.taken, l.halted = map[replicaKey]bool{}, map[string]bool{}
+	l.taken, l.halted = map[replicaKey]time.Time{}, map[string]bool{}
 	l.project = l.drawProject()
 	l.open()
 }
@@ -182,7 +185,7 @@ func (l *lifetime) begin() {
 func (l *lifetime) open() {
 	l.f.mu.Lock() // what begins at once must not die before it can
 	l.mem.dead, l.f.dead = false, false
-	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(slog.DiscardHandler)}, l.mem, l.mem)
+	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(overheard{l})}, l.mem, l.mem)
 	if err != nil {
 		panic(err)
 	}
@@ -307,12 +310,6 @@ func (l *lifetime) rise() {
 	l.mend()
 	l.count()
 	l.promised = nil
-	if r := l.mem.record("shop"); r.Phase == Walking {
-		if plan, err := Reconcile(r.Goal, l.w.look(r.Goal)); err == nil {
-			l.tell("%s", plan)
-			l.promise(plan)
-		}
-	}
 	l.open()
 }
 
@@ -350,10 +347,7 @@ func (l *lifetime) report(e Event) {
 	if l.first == nil {
 		l.first = &plan
 	}
-	l.tell("%s", plan)
-	if l.promise(plan); l.promisedBy.Options.Rollback {
-		l.count() // the way back begins with what there is now
-	}
+	l.begun(plan)
 	if !l.arm {
 		return
 	}
@@ -380,6 +374,38 @@ func (l *lifetime) report(e Event) {
 	}
 	l.tell("%s %s: %s", l.f.target.call, l.f.target.object, how)
 }
+
+// begun hears of a plan that is about to be walked.
+func (l *lifetime) begun(plan Plan) {
+	l.tell("%s", plan)
+	if l.promise(plan); l.promisedBy.Options.Rollback {
+		l.count() // the way back begins with what there is now
+	}
+}
+
+// overheard is the log of a daemon, which tells of plans that no caller hears
+// of.
+type overheard struct{ l *lifetime }
+
+func (overheard) Enabled(context.Context, slog.Level) bool { return true }
+
+func (o overheard) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		plan, ok := a.Value.Any().(Plan)
+		switch {
+		case ok && r.Message == "walking":
+			o.l.begun(plan)
+		case ok:
+			o.l.tell("  %s\n%s", r.Message, plan)
+		}
+		return !ok
+	})
+	return nil
+}
+
+func (o overheard) WithAttrs([]slog.Attr) slog.Handler { return o }
+
+func (o overheard) WithGroup(string) slog.Handler { return o }
 
 // promise notes what is promised of a walk.
 func (l *lifetime) promise(plan Plan) {
@@ -417,6 +443,7 @@ func (l *lifetime) law(part, object string) error {
 	if part == "observe" {
 		return nil
 	}
+	l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
 	r := l.mem.record("shop")
 	if r.Phase != Walking && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)

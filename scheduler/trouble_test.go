@@ -58,12 +58,13 @@ func (l *lifetime) held() error {
 	}
 	there, numbers := map[string]int{}, map[replicaKey]bool{}
 	for _, c := range have.Containers {
-		if w := r.Goal.Services[c.Service]; c.Stopped && !c.present() && !l.halted[c.ID] && !w.Stopped && c.FinishedAt.After(w.Asked) && !l.f.broken[c.Service] {
+		// What is not in the project any more a call may have stopped while it was.
+		if w, wanted := r.Goal.Services[c.Service]; wanted && c.Stopped && !c.present() && !l.halted[c.ID] && !w.Stopped && c.FinishedAt.After(w.Asked) && !l.f.broken[c.Service] {
 			return fmt.Errorf("%s is stopped, and no call has done it", c.Name)
 		}
 		there[c.Service]++
 		numbers[replicaKey{c.Service, c.Number}] = true
-		if l.taken[replicaKey{c.Service, c.Number}] {
+		if at, ok := l.taken[replicaKey{c.Service, c.Number}]; ok && at.After(r.Goal.Services[c.Service].Asked) {
 			return fmt.Errorf("%s was removed by a call and is there again", c.Name)
 		}
 		if l.halted[c.ID] && c.present() {
@@ -128,7 +129,7 @@ func (l *lifetime) disturb() {
 		delete(l.w.containers, c.ID)
 		l.w.removals[c.Project] = append(l.w.removals[c.Project], Removal{Service: c.Service, Number: c.Number, At: l.w.clock})
 		if !slices.ContainsFunc(own, func(o *Container) bool { return o != c && o.Service == c.Service && o.Number == c.Number }) {
-			l.taken[replicaKey{c.Service, c.Number}] = true
+			l.taken[replicaKey{c.Service, c.Number}] = l.w.clock
 		}
 	case "is dead":
 		c.Status = Dead
