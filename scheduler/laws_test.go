@@ -216,9 +216,7 @@ func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[stri
 		if !d.Required || !planned || want.Stopped || !g.inScope(name) || broken[name] {
 			continue
 		}
-		dep := g.Project.Services[name]
-		dep.Name = name
-		parts, met := partsLabel(g.Project, dep), 0
+		parts, met := w.partsOf(g.Project, name), 0
 		for _, o := range w.containers {
 			if o.Project != c.Project || o.Service != name || o.OneOff || o.StartedAt.IsZero() {
 				continue
@@ -276,6 +274,7 @@ func (l *life) check() {
 // isTrue says what of a goal has not come true.
 func isTrue(g Goal, have State) error {
 	count, byName, kept := map[string]int{}, map[string]bool{}, false
+	parts := map[string]string{}
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
 			continue
@@ -297,9 +296,12 @@ func isTrue(g Goal, have State) error {
 		if !g.inScope(c.Service) || w.Stopped || !wanted {
 			continue
 		}
-		s := g.Project.Services[c.Service]
-		s.Name = c.Service
-		if g.policy(c.Service) != Never && (c.Parts != partsLabel(g.Project, s) || c.Generation < w.Generation) {
+		if parts[c.Service] == "" {
+			s := g.Project.Services[c.Service]
+			s.Name = c.Service
+			parts[c.Service] = partsLabel(g.Project, s)
+		}
+		if g.policy(c.Service) != Never && (c.Parts != parts[c.Service] || c.Generation < w.Generation) {
 			return fmt.Errorf("%s is out of date", c.Name)
 		}
 		if !c.present() && !g.Options.NoStart && !c.FinishedAt.After(w.Asked) && !c.completed() {

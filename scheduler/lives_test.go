@@ -443,7 +443,9 @@ func (l *lifetime) law(part, object string) error {
 	if part == "observe" {
 		return nil
 	}
-	l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
+	if l.tells {
+		l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
+	}
 	r := l.mem.record("shop")
 	if r.Phase != Walking && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)

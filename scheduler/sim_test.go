@@ -49,6 +49,30 @@ type sim struct {
 	log            []string // parts done, in order
 	events         chan string
 	broken         []string // laws broken by calls
+
+	parts map[partsKey]string // see partsOf
+}
+
+// partsKey is a service of a project, which nobody writes to.
+type partsKey struct {
+	project *compose.Project
+	service string
+}
+
+// partsOf is [partsLabel], worked out once.
+func (w *sim) partsOf(p *compose.Project, service string) string {
+	key := partsKey{p, service}
+	if w.parts == nil {
+		w.parts = map[partsKey]string{}
+	}
+	parts, ok := w.parts[key]
+	if !ok {
+		s := p.Services[service]
+		s.Name = service
+		parts = partsLabel(p, s)
+		w.parts[key] = parts
+	}
+	return parts
 }
 
 func newSim() *sim {
