@@ -113,7 +113,8 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	if surplus := len(kept) - s.want.Replicas; surplus > 0 {
 		why := fmt.Sprintf("%s has %d replicas, %d wanted", s.name, len(kept), s.want.Replicas)
 		slices.SortStableFunc(kept, func(a, b replica) int {
-			return cmp.Or(-compareBool(a.old.present(), b.old.present()), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
+			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.serves(), b.serves()),
+				compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
 		})
 		victims := slices.Clone(kept[s.want.Replicas:])
 		kept = kept[:s.want.Replicas]
@@ -126,6 +127,9 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	}
 	return kept, removed
 }
+
+// serves reports whether somebody is there for a replica.
+func (r replica) serves() bool { return r.old.ready() || slices.ContainsFunc(r.before, Container.ready) }
 
 // rank says which of the containers that share a number is the replica, and
 // which of them may serve until it is ready. others are neither.
