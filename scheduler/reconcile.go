@@ -206,11 +206,12 @@ func byNumber(a, b Container) int {
 
 // add puts a step at the end of the plan and returns its id. Whatever comes
 // after nothing comes after the pulls: nothing is touched before every image
-// is here.
+// is here. So does what comes after a step that may fail, and opens its door
+// when the pulls have.
 func (p *planner) add(s Step) int {
-	if len(s.After) == 0 {
-		if _, pull := s.Do.(Pull); !pull {
-			s.After = p.pulls
+	if _, pull := s.Do.(Pull); !pull && len(p.pulls) > 0 {
+		if len(s.After) == 0 || slices.ContainsFunc(s.After, func(id int) bool { return p.plan.Steps[id-1].Optional }) {
+			s.After = slices.Concat(p.pulls, s.After)
 		}
 	}
 	if !slices.IsSorted(s.After) {
