@@ -236,10 +236,27 @@ func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[stri
 			}
 			met++
 		}
-		if met < want.Replicas {
-			w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, want.Replicas, name, d.Condition)
+		if all := want.Replicas - w.away(c.Project, name, want.Asked); met < all {
+			w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, all, name, d.Condition)
 		}
 	}
+}
+
+// away is how many replicas of a service calls have removed since it was last
+// asked for: nobody waits for those.
+func (w *sim) away(project, service string, asked time.Time) int {
+	numbers := map[int]bool{}
+	for _, r := range w.removals[project] {
+		if r.Service == service && r.At.After(asked) {
+			numbers[r.Number] = true
+		}
+	}
+	for _, c := range w.containers {
+		if c.Project == project && c.Service == service {
+			delete(numbers, c.Number)
+		}
+	}
+	return len(numbers)
 }
 
 // finish walks without faults until nothing is left, which must be after one

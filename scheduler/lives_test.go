@@ -132,6 +132,7 @@ type lifetime struct {
 	before     int                // parts done before the call
 	promised   map[string]promise // of the walk
 	promisedBy Goal               // it was
+	pulls      map[string]bool    // images that are to be here before all else
 	arm        bool               // something is to go wrong with the first plan
 	// disturbed: something has happened that no call has seen to yet.
 	disturbed bool
@@ -411,6 +412,12 @@ func (o overheard) WithGroup(string) slog.Handler { return o }
 func (l *lifetime) promise(plan Plan) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
+	l.pulls = map[string]bool{}
+	for _, s := range plan.Steps {
+		if pull, ok := s.Do.(Pull); ok {
+			l.pulls[pull.Ref] = true
+		}
+	}
 	l.promisedBy = l.mem.record("shop").Goal
 	l.promised = promises(l.w, l.promisedBy, plan)
 }
@@ -450,6 +457,11 @@ func (l *lifetime) law(part, object string) error {
 	if r.Phase != Walking && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)
 		return nil
+	}
+	if part == "pull" {
+		delete(l.pulls, object)
+	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project {
+		l.w.lawBroken("%s %s before all images are here", part, object)
 	}
 	c := l.w.named(object)
 	switch {
