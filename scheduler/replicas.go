@@ -129,7 +129,9 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 }
 
 // serves reports whether somebody is there for a replica.
-func (r replica) serves() bool { return r.old.ready() || slices.ContainsFunc(r.before, Container.ready) }
+func (r replica) serves() bool {
+	return r.old.ready() || slices.ContainsFunc(r.before, Container.ready)
+}
 
 // rank says which of the containers that share a number is the replica, and
 // which of them may serve until it is ready. others are neither.
@@ -253,11 +255,16 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 		}
 	}
 	if !p.imagePresent(s) {
+		if p.pulling[s.image] == 0 {
+			p.late = append(p.late, s.name)
+		}
 		step, err := p.pull(s)
 		if err != nil {
 			return RunSpec{}, nil, err
 		}
-		after = append(after, step)
+		if p.holding {
+			after = append(after, step)
+		}
 	}
 	joins, joined, err := p.joins(s)
 	if err != nil {
