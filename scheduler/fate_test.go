@@ -119,7 +119,8 @@ type fate struct {
 	seed uint64
 	w    *sim
 
-	under atomic.Int64 // calls under way
+	under  atomic.Int64 // calls under way
+	failed atomic.Bool  // one has been made to fail
 
 	mu     sync.Mutex
 	count  map[string]int // of calls, by what they are
@@ -176,7 +177,12 @@ func (f *fate) pass(ctx context.Context, call, object string, through func() err
 		return err
 	}
 	how, action := f.turn(call, object, x>>32)
-	if how != "" && f.tell != nil {
+	switch how {
+	case "":
+	case failsBefore, failsMidway, failsAfter:
+		f.failed.Store(true)
+		fallthrough
+	default:
 		f.tell("    %s %s %s", call, object, how)
 	}
 	switch how {

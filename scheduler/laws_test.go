@@ -303,13 +303,12 @@ func isTrue(g Goal, have State) error {
 			}
 			return fmt.Errorf("%s is still there", c.Name)
 		}
-		_, wanted := g.Services[c.Service]
-		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && g.inScope(c.Service) {
+		w, wanted := g.Services[c.Service]
+		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && !w.Stopped && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}
 		byName[fmt.Sprint(c.Service, c.Number)] = true
 		count[c.Service]++
-		w := g.Services[c.Service]
 		if !g.inScope(c.Service) || w.Stopped || !wanted {
 			continue
 		}

@@ -223,6 +223,9 @@ func (l *lifetime) act() error {
 			}
 			return l.settled(w, false)
 		}
+		if b, ok := errors.AsType[*breach](err); ok {
+			return b
+		}
 		if tries > 2 {
 			return fmt.Errorf("%s does not come true: %w", w.text, err)
 		}
@@ -232,6 +235,13 @@ func (l *lifetime) act() error {
 	}
 	return l.settled(w, true)
 }
+
+// breach is a law that was broken, as opposed to a call that failed.
+type breach struct{ text string }
+
+func (b *breach) Error() string { return b.text }
+
+func broken(format string, args ...any) error { return &breach{fmt.Sprintf(format, args...)} }
 
 // try makes a call. A daemon that dies of it is followed by another, which has
 // to finish what the call was stored for. An error is the caller's to see to.
@@ -265,10 +275,10 @@ func (l *lifetime) try(w wish) error {
 	cancel()
 	<-done
 	if shown != nil && l.first != nil && l.first.String() != shown.String() {
-		return fmt.Errorf("the plan shown was\n%s\nand the plan made\n%s", shown, l.first)
+		return broken("the plan shown was\n%s\nand the plan made\n%s", shown, l.first)
 	}
 	if showErr != nil && err == nil {
-		return fmt.Errorf("the plan was refused and the call was not: %v", showErr)
+		return broken("the plan was refused and the call was not: %v", showErr)
 	}
 	if !l.f.isDead() {
 		if err != nil {
@@ -279,6 +289,7 @@ func (l *lifetime) try(w wish) error {
 	l.tell("  the daemon has died")
 	before := l.mem.record("shop")
 	l.f.wild = l.IntN(3)
+	l.f.failed.Store(false)
 	l.rise()
 	l.idle(40 * time.Second)
 	if l.f.wild = 0; l.f.isDead() {
@@ -287,13 +298,19 @@ func (l *lifetime) try(w wish) error {
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	if before.Phase == Walking {
-		if r := l.s.stored("shop"); r != nil && r.Phase != Settled {
-			return fmt.Errorf("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
-		} else if r == nil && !before.Goal.IsDown() {
-			return fmt.Errorf("the goal was lost")
+		goal, r := before.Goal, l.s.stored("shop")
+		switch {
+		case r == nil && !goal.IsDown():
+			return broken("the goal was lost")
+		case r != nil && r.Phase == Failed && l.f.failed.Load():
+			return errDead // an update that fails is not tried again behind anybody's back
+		case r != nil && r.Phase != Settled:
+			return broken("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
+		case r != nil && r.Goal.Options.Rollback && l.f.failed.Load():
+			goal = r.Goal
 		}
-		if err := isTrue(before.Goal, l.w.look(before.Goal)); err != nil {
-			return fmt.Errorf("long after the death: %w", err)
+		if err := isTrue(goal, l.w.look(goal)); err != nil {
+			return broken("long after the death: %v", err)
 		}
 	}
 	if before.Phase == Walking && l.often(2, 3) {
