@@ -3,6 +3,8 @@ package scheduler
 import (
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A repair has stopped both containers of one number to start them anew, and
@@ -36,4 +38,45 @@ func TestRepairGoesOnWithCopies(t *testing.T) {
 			t.Errorf("restarting %v: %s%v %v, want %s", c.restarting, plan, problems, err, c.want)
 		}
 	}
+}
+
+// A rollback that has failed and is asked for again goes back to the same, not
+// forward to what it was to undo. And what a call had stopped runs after it, as
+// after an up.
+func TestRollbackIsGoneOnWith(t *testing.T) {
+	inVirtualTime(t, func(h *house) {
+		ctx := h.Context()
+		for _, command := range []string{"one", "two"} {
+			if err := h.Apply(ctx, h.goal(fleet(command, ""), Options{}), nil); err != nil {
+				h.Fatal(err)
+			}
+		}
+		h.w.mu.Lock()
+		db := h.w.named("shop-db-1")
+		h.w.exit(db, 143)
+		db.Stopped = true
+		h.w.mu.Unlock()
+		h.failing("start", "shop-web-2")
+		if err := h.Rollback(ctx, "shop", 0, Options{}, nil); err == nil {
+			h.Fatal("it did not fail")
+		}
+		h.w.mu.Lock()
+		h.w.fault = nil
+		h.w.mu.Unlock()
+		if err := h.Rollback(ctx, "shop", 0, Options{Wait: true}, nil); err != nil {
+			h.Fatal(err)
+		}
+		want := []string{"1 apply done", "2 apply done", "3 rollback failed to 1", "4 rollback done to 1"}
+		if d := cmp.Diff(want, h.story()); d != "" {
+			h.Errorf("history (-want +got):\n%s", d)
+		}
+		if c := h.Scheduler.stored("shop").Goal.Project.Services["web"].Command[0]; c != "one" {
+			h.Errorf("it is at %s", c)
+		}
+		h.w.mu.Lock()
+		defer h.w.mu.Unlock()
+		if db.Status != Running {
+			h.Errorf("db is %s", db.Status)
+		}
+	})
 }
