@@ -119,6 +119,10 @@ type lifetime struct {
 	calls int
 	err   error
 
+	used map[string]Usage // by container
+
+	scaleFailed bool // a change by the autoscaler has, since the last call
+
 	w         *sim
 	f         *fate
 	mem       *memory
@@ -132,6 +136,7 @@ type lifetime struct {
 	before     int                // parts done before the call
 	promised   map[string]promise // of the walk
 	promisedBy Goal               // it was
+	wentBack   *Goal              // by the call under way
 	pulls      map[string]bool    // images that are to be here before all else
 	arm        bool               // something is to go wrong with the first plan
 	// disturbed: something has happened that no call has seen to yet.
@@ -186,7 +191,8 @@ func (l *lifetime) begin() {
 func (l *lifetime) open() {
 	l.f.mu.Lock() // what begins at once must not die before it can
 	l.mem.dead, l.f.dead = false, false
-	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(overheard{l})}, l.mem, l.mem)
+	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(overheard{l}),
+		Meter: meter{l}, Measure: defaultMeasure - 17}, l.mem, l.mem)
 	if err != nil {
 		panic(err)
 	}
@@ -200,10 +206,11 @@ func (l *lifetime) open() {
 
 // wish is something a user wants.
 type wish struct {
-	text string
-	goal *Goal // nil: not by Apply
-	all  bool  // it is about the whole project
-	call func(ctx context.Context) error
+	text    string
+	all     bool // it is about the whole project
+	call    func(ctx context.Context) error
+	plan    func(ctx context.Context) (Plan, error) // what call would do; nil: nobody can ask
+	options *Options
 }
 
 // act is one call and what comes of it.
@@ -211,6 +218,7 @@ func (l *lifetime) act() error {
 	if err := l.trouble(); err != nil {
 		return err
 	}
+	l.calm() // a refusal changes nothing: what the autoscaler does meanwhile is not its doing
 	w := l.drawWish()
 	l.arm = l.IntN(8) > 0
 	err := l.try(w)
@@ -247,7 +255,7 @@ func broken(format string, args ...any) error { return &breach{fmt.Sprintf(forma
 // to finish what the call was stored for. An error is the caller's to see to.
 func (l *lifetime) try(w wish) error {
 	l.calls++
-	l.promised = nil
+	l.promised, l.wentBack, l.scaleFailed = nil, nil, false
 	l.first, l.plan, l.before = nil, nil, len(l.w.log)
 	l.f.broken = map[string]bool{}
 	l.count()
@@ -274,6 +282,7 @@ func (l *lifetime) try(w wish) error {
 	err := w.call(ctx)
 	cancel()
 	<-done
+	l.f.spare()
 	if shown != nil && l.first != nil && l.first.String() != shown.String() {
 		return broken("the plan shown was\n%s\nand the plan made\n%s", shown, l.first)
 	}
@@ -297,23 +306,27 @@ func (l *lifetime) try(w wish) error {
 	}
 	time.Sleep(time.Minute)
 	synctest.Wait()
-	if before.Phase == Walking {
+	if before.Phase == Walking && l.plan != nil {
+		l.calm()
 		goal, r := before.Goal, l.s.stored("shop")
 		switch {
 		case r == nil && !goal.IsDown():
 			return broken("the goal was lost")
-		case r != nil && r.Phase == Failed && l.f.failed.Load():
+		case r != nil && r.Phase == Failed && (l.f.failed.Load() || l.scaleFailed):
 			return errDead // an update that fails is not tried again behind anybody's back
 		case r != nil && r.Phase != Settled:
 			return broken("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
-		case r != nil && r.Goal.Options.Rollback && l.f.failed.Load():
-			goal = r.Goal
+		case l.wentBack != nil && l.f.failed.Load():
+			goal = *l.wentBack
+		}
+		if r != nil {
+			goal.Services = rescaled(goal, r.Goal)
 		}
 		if err := isTrue(goal, l.w.look(goal)); err != nil {
 			return broken("long after the death: %v", err)
 		}
 	}
-	if before.Phase == Walking && l.often(2, 3) {
+	if before.Phase == Walking && l.plan != nil && l.often(2, 3) {
 		return nil // done without whoever called
 	}
 	return errDead // whoever called will call again
@@ -322,9 +335,7 @@ func (l *lifetime) try(w wish) error {
 // rise starts the daemon after the one that has died.
 func (l *lifetime) rise() {
 	l.s.Close()
-	l.f.mu.Lock()
-	l.f.how = ""
-	l.f.mu.Unlock()
+	l.f.spare()
 	l.mend()
 	l.count()
 	l.promised = nil
@@ -345,10 +356,10 @@ func (l *lifetime) idle(d time.Duration) {
 
 // show is what a dry run says of a wish.
 func (l *lifetime) show(w wish) (*Plan, error) {
-	if w.goal == nil || l.IntN(8) > 0 {
+	if w.plan == nil || l.IntN(8) > 0 {
 		return nil, nil
 	}
-	plan, err := l.s.Plan(context.Background(), *w.goal)
+	plan, err := w.plan(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -398,32 +409,10 @@ func (l *lifetime) begun(plan Plan) {
 	l.tell("%s", plan)
 	if l.promise(plan); l.promisedBy.Options.Rollback {
 		l.count() // the way back begins with what there is now
+		by := l.promisedBy
+		l.wentBack = &by
 	}
 }
-
-// overheard is the log of a daemon, which tells of plans that no caller hears
-// of.
-type overheard struct{ l *lifetime }
-
-func (overheard) Enabled(context.Context, slog.Level) bool { return true }
-
-func (o overheard) Handle(_ context.Context, r slog.Record) error {
-	r.Attrs(func(a slog.Attr) bool {
-		plan, ok := a.Value.Any().(Plan)
-		switch {
-		case ok && r.Message == "walking":
-			o.l.begun(plan)
-		case ok:
-			o.l.tell("  %s\n%s", r.Message, plan)
-		}
-		return !ok
-	})
-	return nil
-}
-
-func (o overheard) WithAttrs([]slog.Attr) slog.Handler { return o }
-
-func (o overheard) WithGroup(string) slog.Handler { return o }
 
 // promise notes what is promised of a walk.
 func (l *lifetime) promise(plan Plan) {
@@ -509,6 +498,9 @@ func (l *lifetime) settled(w wish, full bool) error {
 	if l.disturbed = l.disturbed && !(full && w.all); l.disturbed || !full || r == nil {
 		return nil // what no call has asked for stays as it is
 	}
+	if r.Phase == Failed && l.scaleFailed {
+		return nil // whoever looks into it has to call
+	}
 	if r.Phase != Settled {
 		return fmt.Errorf("the call has succeeded and the project is %s", r.Phase)
 	}
@@ -517,7 +509,7 @@ func (l *lifetime) settled(w wish, full bool) error {
 	// A call that found nothing to do is not stored.
 	goal := r.Goal
 	if w.all {
-		goal.Options = w.goal.Options
+		goal.Options = *w.options
 	}
 	plan, err := Reconcile(goal, have)
 	if err != nil {

@@ -70,6 +70,15 @@ func (l *lifetime) drawService(p *compose.Project, i int) compose.Service {
 	}
 	if l.often(1, 2) {
 		s.Deploy = &compose.Deploy{UpdateConfig: l.drawUpdate()}
+		if l.often(1, 2) {
+			s.Deploy.RollbackConfig = l.drawUpdate()
+			s.Deploy.RollbackConfig.FailureAction = pick(l, "", "pause", "continue")
+		}
+	}
+	if i%2 == 0 && s.ContainerName == "" && l.often(1, 6) {
+		least := 1 + l.IntN(2)
+		s.Extensions = map[string]any{"x-gantry": map[string]any{"autoscale": map[string]any{
+			"min": least, "max": least + 1 + l.IntN(2), "cpu": "50%", "stabilization": "20s"}}}
 	}
 	s.DependsOn = compose.DependsOn{}
 	for j := range i {
@@ -154,7 +163,7 @@ func (l *lifetime) change() {
 					to = n
 				}
 			}
-			if o := p.Services[to]; to != name && *s.Scale <= 1 && *o.Scale <= 1 {
+			if o := p.Services[to]; to != name && *s.Scale <= 1 && *o.Scale <= 1 && s.Extensions == nil && o.Extensions == nil {
 				s.ContainerName, o.ContainerName = o.ContainerName, s.ContainerName
 				if s.NetworkMode == "" && o.NetworkMode == "" {
 					s.Ports, o.Ports = o.Ports, s.Ports
@@ -205,7 +214,9 @@ func (l *lifetime) drawWish() wish {
 	names := slices.Sorted(maps.Keys(r.Goal.Services))
 	name := names[l.IntN(len(names))]
 	o := Options{Services: []string{name}, NoDeps: l.often(1, 3)}
-	switch l.IntN(6) {
+	switch l.IntN(7) {
+	case 6:
+		return l.back(r, name)
 	case 0:
 		o = Options{Volumes: l.often(1, 2), RemoveOrphans: l.often(1, 2), RemoveImages: pick(l, "", "", RemoveAllImages, RemoveLocalImages)}
 		if l.often(1, 4) {
@@ -261,7 +272,53 @@ func (l *lifetime) up() wish {
 }
 
 func (l *lifetime) apply(text string, g Goal) wish {
-	return wish{text: text, goal: &g, all: len(g.Options.Services) == 0, call: func(ctx context.Context) error { return l.s.Apply(ctx, g, l.report) }}
+	return wish{text: text, options: &g.Options, all: len(g.Options.Services) == 0,
+		call: func(ctx context.Context) error { return l.s.Apply(ctx, g, l.report) },
+		plan: func(ctx context.Context) (Plan, error) { return l.s.Plan(ctx, g) }}
+}
+
+// back is a rollback by a call, of everything or of one service, to the last
+// goal that came about or to any there was.
+func (l *lifetime) back(r *record, name string) wish {
+	o, to := Options{Wait: l.often(1, 2)}, 0
+	if l.often(1, 3) {
+		to = 1 + l.IntN(len(l.mem.told)+1)
+	}
+	if l.often(1, 2) {
+		o.Services = []string{name}
+	}
+	if _, target, err := l.s.target("shop", r.Goal, to, o.Services); err == nil {
+		l.suit(r.Goal.Project, target.Project)
+		if o.Services != nil && clashes(r.Goal.Project, target.Project, name) {
+			o.Services = nil // who has it must give it away
+		}
+	}
+	return wish{text: fmt.Sprintf("rollback to %d%s", to, describe(o)), options: &o,
+		call: func(ctx context.Context) error { return l.s.Rollback(ctx, "shop", to, o, l.report) },
+		plan: func(ctx context.Context) (Plan, error) { return l.s.PlanRollback(ctx, "shop", to, o) }}
+}
+
+// clashes reports whether a service as it was before has a name or a port that
+// another one has got since.
+func clashes(now, before *compose.Project, name string) bool {
+	was, ok := before.Services[name]
+	if !ok {
+		return false
+	}
+	for other, s := range now.Services {
+		if other == name {
+			continue
+		}
+		if was.ContainerName != "" && s.ContainerName == was.ContainerName {
+			return true
+		}
+		for _, port := range hostPorts(&was) {
+			if slices.Contains(hostPorts(&s), port) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // describe says what is not the default.
