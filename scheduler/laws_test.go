@@ -325,8 +325,14 @@ func isTrue(g Goal, have State) error {
 		}
 	}
 	for name, w := range g.Services {
-		if g.inScope(name) && !w.Stopped && count[name] != w.Replicas {
-			return fmt.Errorf("%s has %d replicas, %d wanted", name, count[name], w.Replicas)
+		gone := map[int]bool{} // by calls since it was asked for
+		for _, r := range have.Removals {
+			if r.Service == name && r.At.After(w.Asked) && !byName[fmt.Sprint(name, r.Number)] {
+				gone[r.Number] = true
+			}
+		}
+		if all := w.Replicas - min(len(gone), w.Replicas); g.inScope(name) && !w.Stopped && count[name] != all {
+			return fmt.Errorf("%s has %d replicas, %d wanted", name, count[name], all)
 		}
 	}
 	for _, n := range have.Networks {
