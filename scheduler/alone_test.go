@@ -4,7 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
+
+	"gantry/compose"
 )
 
 // What a daemon does without a caller in a life, and how the life hears of it.
@@ -76,12 +79,84 @@ func rescaled(g, since Goal) map[string]Want {
 	return all
 }
 
-// calm waits until no walk is under way that nobody has called for.
+// calm waits until nothing is under way that nobody has called for.
 func (l *lifetime) calm() {
 	for range 100 {
-		if l.mem.record("shop").Phase != Walking {
+		if l.mem.record("shop").Phase != Walking && l.f.under.Load() == 0 {
 			return
 		}
 		l.idle(5 * time.Second)
 	}
+}
+
+// jobOf is the job of a goal that a container, by name, is a run of, "" if none.
+func (l *lifetime) jobOf(g Goal, name string) (string, *Container) {
+	jobs := l.jobs(g)
+	if len(jobs) == 0 {
+		return "", nil
+	}
+	c := l.w.named(name)
+	for _, service := range jobs {
+		if c != nil && c.Project == "shop" && c.Service == service || c == nil && name == ContainerName(g.Project, g.Project.Services[service], 1) {
+			return service, c
+		}
+	}
+	return "", nil
+}
+
+// jobs are the services of a goal that are run by a schedule.
+func (l *lifetime) jobs(g Goal) (names []string) {
+	if g.Project == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	names, known := l.scheduled[g.Project]
+	if !known {
+		if l.scheduled == nil {
+			l.scheduled = map[*compose.Project][]string{}
+		}
+		names = scheduled(g.Project)
+		l.scheduled[g.Project] = names
+	}
+	return names
+}
+
+func scheduled(p *compose.Project) (names []string) {
+	for name := range p.Services {
+		if scheduleOf(p.Services[name]) != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// runsNeed are the parts of actions that the run of a job begins with.
+var runsNeed = map[string]bool{"pull": true, "create network": true, "remove network": true, "create volume": true}
+
+// runs reports whether a goal has a job that may be run.
+func (l *lifetime) runs(g Goal) bool {
+	return slices.ContainsFunc(l.jobs(g), func(name string) bool { return !g.Services[name].Stopped })
+}
+
+// jobLaw holds the runs of a job to theirs: one at a time, each time that it is
+// due is run once, and none while it is stopped.
+func (l *lifetime) jobLaw(g Goal, job, part string, c *Container) error {
+	if part != "start" {
+		return nil
+	}
+	if g.Services[job].Stopped {
+		l.w.lawBroken("%s is started and %s is stopped", c.Name, job)
+	}
+	for _, o := range l.w.containers {
+		if o != c && o.Project == "shop" && o.Service == job && o.present() {
+			l.w.lawBroken("%s is started while %s runs", c.Name, o.Name)
+		}
+	}
+	run := job + " " + c.Run
+	if id, ok := l.made[run]; ok && id != c.ID && !l.upset && len(l.f.broken) == 0 || c.Run == "" {
+		l.w.lawBroken("%s is a second run of %s due at %s", c.Name, job, c.Run)
+	}
+	l.made[run] = c.ID
+	return nil
 }

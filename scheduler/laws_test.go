@@ -304,6 +304,9 @@ func isTrue(g Goal, have State) error {
 			return fmt.Errorf("%s is still there", c.Name)
 		}
 		w, wanted := g.Services[c.Service]
+		if wanted && scheduleOf(g.Project.Services[c.Service]) != "" {
+			continue // a run, and not what is wanted of it
+		}
 		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && !w.Stopped && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}

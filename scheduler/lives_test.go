@@ -119,7 +119,8 @@ type lifetime struct {
 	calls int
 	err   error
 
-	used map[string]Usage // by container
+	used      map[string]Usage              // by container
+	scheduled map[*compose.Project][]string // see jobs
 
 	scaleFailed bool // a change by the autoscaler has, since the last call
 
@@ -142,6 +143,7 @@ type lifetime struct {
 	// disturbed: something has happened that no call has seen to yet.
 	disturbed bool
 	upset     bool                     // something has happened
+	made      map[string]string        // run of a job → id of its container
 	taken     map[replicaKey]time.Time // replicas that a call has removed, and when
 	halted    map[string]bool          // ids of containers that a call has stopped
 	moved     bool                     // a name or a port goes to another service
@@ -182,8 +184,10 @@ func (l *lifetime) begin() {
 	l.f = newFate(l.seed, l.w)
 	l.f.law, l.f.tell = l.law, l.tell
 	l.mem = newMemory()
+	l.made = map[string]string{}
 	l.taken, l.halted = map[replicaKey]time.Time{}, map[string]bool{}
 	l.project = l.drawProject()
+	time.Sleep(time.Duration(l.IntN(int(time.Minute)))) // at no time a job is due
 	l.open()
 }
 
@@ -254,7 +258,10 @@ func broken(format string, args ...any) error { return &breach{fmt.Sprintf(forma
 // try makes a call. A daemon that dies of it is followed by another, which has
 // to finish what the call was stored for. An error is the caller's to see to.
 func (l *lifetime) try(w wish) error {
-	l.calls++
+	if l.calls++; l.runs(l.mem.record("shop").Goal) {
+		synctest.Wait() // a run may have waited for the call before
+		l.calm()
+	}
 	l.promised, l.wentBack, l.scaleFailed = nil, nil, false
 	l.first, l.plan, l.before = nil, nil, len(l.w.log)
 	l.f.broken = map[string]bool{}
@@ -460,7 +467,10 @@ func (l *lifetime) law(part, object string) error {
 		l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
 	}
 	r := l.mem.record("shop")
-	if r.Phase != Walking && (r.Phase != Settled || r.Repairing.IsZero()) {
+	if job, c := l.jobOf(r.Goal, object); job != "" && part != "pull" {
+		return l.jobLaw(r.Goal, job, part, c)
+	}
+	if r.Phase != Walking && !(runsNeed[part] && l.runs(r.Goal)) && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)
 		return nil
 	}

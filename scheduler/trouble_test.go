@@ -57,7 +57,11 @@ func (l *lifetime) held() error {
 		return fmt.Errorf("the project is held and there is left\n%s%v", plan, err)
 	}
 	there, numbers := map[string]int{}, map[replicaKey]bool{}
+	jobs := l.jobs(r.Goal)
 	for _, c := range have.Containers {
+		if slices.Contains(jobs, c.Service) {
+			continue // see jobLaw
+		}
 		// What is not in the project any more a call may have stopped while it was.
 		if w, wanted := r.Goal.Services[c.Service]; wanted && c.Stopped && !c.present() && !l.halted[c.ID] && !w.Stopped && c.FinishedAt.After(w.Asked) && !l.f.broken[c.Service] {
 			return fmt.Errorf("%s is stopped, and no call has done it", c.Name)
@@ -97,6 +101,7 @@ func (l *lifetime) disturb() {
 		ref := pick(l, "busybox", "nginx")
 		delete(l.w.images, l.w.images[ref])
 		delete(l.w.images, ref)
+		l.disturbed = l.disturbed || l.runs(l.mem.record("shop").Goal) // whose image is to be here at any time
 		l.tell("image %s is lost", ref)
 		return
 	}

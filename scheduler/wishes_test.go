@@ -31,6 +31,10 @@ func (l *lifetime) drawProject() *compose.Project {
 		if i == n-1 && !depends {
 			s.DependsOn["s0"] = compose.Dependency{Condition: compose.ConditionStarted, Required: true}
 		}
+		if i == n-1 && l.often(1, 5) {
+			s.Deploy, s.ContainerName, s.Ports, s.Scale = nil, "", nil, nil
+			s.Extensions = map[string]any{"x-gantry": map[string]any{"schedule": pick(l, "* * * * *", "*/2 * * * *")}}
+		}
 		p.Services[s.Name] = s
 	}
 	return p
@@ -123,6 +127,9 @@ func (l *lifetime) suit(projects ...*compose.Project) {
 	l.w.behave = map[string]string{}
 	for _, p := range projects {
 		for _, s := range p.Services {
+			if scheduleOf(s) != "" && l.seed%2 == 0 { // else a run lasts until something happens to it
+				l.w.behave[s.Name] = fmt.Sprintf("exit %d", l.seed%3)
+			}
 			for name, d := range s.DependsOn {
 				switch d.Condition {
 				case compose.ConditionHealthy:
@@ -159,11 +166,11 @@ func (l *lifetime) change() {
 		case 6: // names and ports go from one to another
 			to := names[l.IntN(len(names))]
 			for _, n := range names {
-				if p.Services[n].ContainerName != "" && *p.Services[n].Scale == 1 && n != name {
+				if o := p.Services[n]; o.ContainerName != "" && o.GetScale() == 1 && n != name {
 					to = n
 				}
 			}
-			if o := p.Services[to]; to != name && *s.Scale <= 1 && *o.Scale <= 1 && s.Extensions == nil && o.Extensions == nil {
+			if o := p.Services[to]; to != name && s.GetScale() <= 1 && o.GetScale() <= 1 && s.Extensions == nil && o.Extensions == nil {
 				s.ContainerName, o.ContainerName = o.ContainerName, s.ContainerName
 				if s.NetworkMode == "" && o.NetworkMode == "" {
 					s.Ports, o.Ports = o.Ports, s.Ports
@@ -175,7 +182,9 @@ func (l *lifetime) change() {
 			if s.ContainerName != "" {
 				scale = min(scale, 1)
 			}
-			s.Scale = &scale
+			if scheduleOf(s) == "" {
+				s.Scale = &scale
+			}
 		case 8: // it joins a network or leaves one
 			if s.NetworkMode == "" {
 				key := pick(l, "default", "back")
@@ -281,8 +290,8 @@ func (l *lifetime) apply(text string, g Goal) wish {
 // goal that came about or to any there was.
 func (l *lifetime) back(r *record, name string) wish {
 	o, to := Options{Wait: l.often(1, 2)}, 0
-	if l.often(1, 3) {
-		to = 1 + l.IntN(len(l.mem.told)+1)
+	if told, _ := l.mem.list("shop"); l.often(1, 3) {
+		to = 1 + l.IntN(len(told)+1)
 	}
 	if l.often(1, 2) {
 		o.Services = []string{name}
