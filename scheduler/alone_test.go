@@ -79,10 +79,11 @@ func rescaled(g, since Goal) map[string]Want {
 	return all
 }
 
-// calm waits until nothing is under way that nobody has called for.
-func (l *lifetime) calm() {
+// calm waits until no walk is under way that nobody has called for and, if it is
+// to be still, nothing else is.
+func (l *lifetime) calm(still bool) {
 	for range 100 {
-		if l.mem.record("shop").Phase != Walking && l.f.under.Load() == 0 {
+		if l.mem.record("shop").Phase != Walking && (!still || l.f.under.Load() == 0) {
 			return
 		}
 		l.idle(5 * time.Second)

@@ -210,13 +210,12 @@ func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[stri
 	if surge := batchSize(g, c.Service); running > most+surge {
 		w.lawBroken("%s is started as one of %d, %d and a surge of %d wanted", c.Name, running, most, surge)
 	}
-	s := g.Project.Services[c.Service]
-	for name, d := range s.DependsOn {
+	for name, d := range w.of(g.Project, c.Service).dependsOn {
 		want, planned := g.Services[name]
 		if !d.Required || !planned || want.Stopped || !g.inScope(name) || broken[name] {
 			continue
 		}
-		parts, met := w.partsOf(g.Project, name), 0
+		parts, met := w.of(g.Project, name).parts, 0
 		for _, o := range w.containers {
 			if o.Project != c.Project || o.Service != name || o.OneOff || o.StartedAt.IsZero() {
 				continue

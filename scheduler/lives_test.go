@@ -222,7 +222,7 @@ func (l *lifetime) act() error {
 	if err := l.trouble(); err != nil {
 		return err
 	}
-	l.calm() // a refusal changes nothing: what the autoscaler does meanwhile is not its doing
+	l.calm(false) // a refusal changes nothing: what the autoscaler does meanwhile is not its doing
 	w := l.drawWish()
 	l.arm = l.IntN(8) > 0
 	err := l.try(w)
@@ -260,7 +260,7 @@ func broken(format string, args ...any) error { return &breach{fmt.Sprintf(forma
 func (l *lifetime) try(w wish) error {
 	if l.calls++; l.runs(l.mem.record("shop").Goal) {
 		synctest.Wait() // a run may have waited for the call before
-		l.calm()
+		l.calm(true)
 	}
 	l.promised, l.wentBack, l.scaleFailed = nil, nil, false
 	l.first, l.plan, l.before = nil, nil, len(l.w.log)
@@ -314,7 +314,7 @@ func (l *lifetime) try(w wish) error {
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	if before.Phase == Walking && l.plan != nil {
-		l.calm()
+		l.calm(false)
 		goal, r := before.Goal, l.s.stored("shop")
 		switch {
 		case r == nil && !goal.IsDown():

@@ -50,29 +50,41 @@ type sim struct {
 	events         chan string
 	broken         []string // laws broken by calls
 
-	parts map[partsKey]string // see partsOf
+	laws map[lawKey]law // see of
 }
 
-// partsKey is a service of a project, which nobody writes to.
-type partsKey struct {
+// lawKey is a service of a project, which nobody writes to.
+type lawKey struct {
 	project *compose.Project
 	service string
 }
 
-// partsOf is [partsLabel], worked out once.
-func (w *sim) partsOf(p *compose.Project, service string) string {
-	key := partsKey{p, service}
-	if w.parts == nil {
-		w.parts = map[partsKey]string{}
-	}
-	parts, ok := w.parts[key]
+// law is what a service is held to.
+type law struct {
+	parts     string // LabelParts of its containers
+	dependsOn compose.DependsOn
+}
+
+// of is what laws compare a service with, worked out once: a small stack does
+// for whoever asks again.
+func (w *sim) of(p *compose.Project, service string) law {
+	key := lawKey{p, service}
+	l, ok := w.laws[key]
 	if !ok {
-		s := p.Services[service]
-		s.Name = service
-		parts = partsLabel(p, s)
-		w.parts[key] = parts
+		l = newLaw(p, service)
+		if w.laws == nil {
+			w.laws = map[lawKey]law{}
+		}
+		w.laws[key] = l
 	}
-	return parts
+	return l
+}
+
+//go:noinline
+func newLaw(p *compose.Project, service string) law {
+	s := p.Services[service]
+	s.Name = service
+	return law{partsLabel(p, s), s.DependsOn}
 }
 
 func newSim() *sim {
