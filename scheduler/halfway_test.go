@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -44,39 +45,46 @@ func TestRepairGoesOnWithCopies(t *testing.T) {
 // forward to what it was to undo. And what a call had stopped runs after it, as
 // after an up.
 func TestRollbackIsGoneOnWith(t *testing.T) {
-	inVirtualTime(t, func(h *house) {
-		ctx := h.Context()
-		for _, command := range []string{"one", "two"} {
-			if err := h.Apply(ctx, h.goal(fleet(command, ""), Options{}), nil); err != nil {
-				h.Fatal(err)
-			}
-		}
-		h.w.mu.Lock()
-		db := h.w.named("shop-db-1")
-		h.w.exit(db, 143)
-		db.Stopped = true
-		h.w.mu.Unlock()
-		h.failing("start", "shop-web-2")
-		if err := h.Rollback(ctx, "shop", 0, Options{}, nil); err == nil {
-			h.Fatal("it did not fail")
-		}
-		h.w.mu.Lock()
-		h.w.fault = nil
-		h.w.mu.Unlock()
-		if err := h.Rollback(ctx, "shop", 0, Options{Wait: true}, nil); err != nil {
-			h.Fatal(err)
-		}
-		want := []string{"1 apply done", "2 apply done", "3 rollback failed to 1", "4 rollback done to 1"}
-		if d := cmp.Diff(want, h.story()); d != "" {
-			h.Errorf("history (-want +got):\n%s", d)
-		}
-		if c := h.Scheduler.stored("shop").Goal.Project.Services["web"].Command[0]; c != "one" {
-			h.Errorf("it is at %s", c)
-		}
-		h.w.mu.Lock()
-		defer h.w.mu.Unlock()
-		if db.Status != Running {
-			h.Errorf("db is %s", db.Status)
-		}
-	})
+	for name, c := range map[string]struct {
+		first []string // services of the rollback that fails
+		to    int      // where the next one goes back to
+	}{
+		"all again":         {nil, 1},
+		"one, and then all": {[]string{"web"}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(h *house) {
+				ctx := h.Context()
+				for _, command := range []string{"one", "two", "three"} {
+					if err := h.Apply(ctx, h.goal(fleet(command, ""), Options{}), nil); err != nil {
+						h.Fatal(err)
+					}
+				}
+				h.w.mu.Lock()
+				db := h.w.named("shop-db-1")
+				h.w.exit(db, 143)
+				db.Stopped = true
+				h.w.mu.Unlock()
+				h.failing("start", "shop-web-2")
+				if err := h.Rollback(ctx, "shop", 1, Options{Services: c.first}, nil); err == nil {
+					h.Fatal("it did not fail")
+				}
+				h.w.mu.Lock()
+				h.w.fault = nil
+				h.w.mu.Unlock()
+				if err := h.Rollback(ctx, "shop", 0, Options{Wait: true}, nil); err != nil {
+					h.Fatal(err)
+				}
+				want := []string{"1 apply done", "2 apply done", "3 apply done", "4 rollback failed to 1", fmt.Sprintf("5 rollback done to %d", c.to)}
+				if d := cmp.Diff(want, h.story()); d != "" {
+					h.Errorf("history (-want +got):\n%s", d)
+				}
+				h.w.mu.Lock()
+				defer h.w.mu.Unlock()
+				if db.Status != Running {
+					h.Errorf("db is %s", db.Status)
+				}
+			})
+		})
+	}
 }

@@ -233,7 +233,7 @@ func (s *Scheduler) target(project string, now Goal, to int, services []string) 
 		return to, g, err
 	}
 	all, err := s.history.list(project)
-	if to := unfinished(all); to != 0 { // the same again, and not there and back
+	if to := s.unfinished(project, all, services); to != 0 { // the same again, and not there and back
 		if g, err := s.history.goal(project, to); err == nil {
 			return to, g, nil
 		}
@@ -261,18 +261,18 @@ func (s *Scheduler) target(project string, now Goal, to int, services []string) 
 	return 0, Goal{}, notFound("%s has no earlier revision that came about and was another one; `gantry history` shows all", what)
 }
 
-// unfinished is where the last change went back to, if it was a rollback that
-// has not come about; else 0.
-func unfinished(all []Revision) int {
-	for _, rev := range all {
-		if rev.Kept {
-			if rev.Kind == KindRollback && rev.Outcome != Done && rev.Outcome != RolledBack {
-				return rev.To
-			}
-			break
-		}
+// unfinished is where the last change went back to, if it was a rollback of
+// these services that has not come about; else 0.
+func (s *Scheduler) unfinished(project string, all []Revision, services []string) int {
+	i := slices.IndexFunc(all, func(rev Revision) bool { return rev.Kept })
+	if i < 0 || all[i].Kind != KindRollback || all[i].Outcome == Done || all[i].Outcome == RolledBack {
+		return 0
 	}
-	return 0
+	g, err := s.history.goal(project, all[i].Number)
+	if err != nil || !slices.Equal(slices.Sorted(slices.Values(g.Options.Services)), slices.Sorted(slices.Values(services))) {
+		return 0
+	}
+	return all[i].To
 }
 
 // differs reports whether going back from one goal to another would change
