@@ -112,9 +112,11 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	}
 	if surplus := len(kept) - s.want.Replicas; surplus > 0 {
 		why := fmt.Sprintf("%s has %d replicas, %d wanted", s.name, len(kept), s.want.Replicas)
+		t := p.trial(s)
+		ready := func(c Container) bool { return p.ready(c, t) }
 		slices.SortStableFunc(kept, func(a, b replica) int {
-			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.serves(), b.serves()),
-				compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
+			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.any(Container.ready), b.any(Container.ready)),
+				-compareBool(a.any(ready), b.any(ready)), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
 		})
 		victims := slices.Clone(kept[s.want.Replicas:])
 		kept = kept[:s.want.Replicas]
@@ -128,9 +130,9 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	return kept, removed
 }
 
-// serves reports whether somebody is there for a replica.
-func (r replica) serves() bool {
-	return r.old.ready() || slices.ContainsFunc(r.before, Container.ready)
+// any reports whether one of the containers that are there for a replica is so.
+func (r replica) any(so func(Container) bool) bool {
+	return so(r.old) || slices.ContainsFunc(r.before, so)
 }
 
 // rank says which of the containers that share a number is the replica, and
