@@ -41,6 +41,7 @@ func (l *lifetime) trouble() error {
 	l.f.wild = 0
 	l.f.mu.Unlock()
 	l.idle(40 * time.Second)
+	l.calm(true) // the autoscaler may just have had to do with it
 	return l.held()
 }
 
@@ -118,11 +119,15 @@ func (l *lifetime) disturb() {
 	what := pick(l, "exits", "is stopped", "is lost", "loses its process", "is removed", "is dead", "has a copy", "is renamed", "has a new image", "gets sick")
 	switch what {
 	case "exits":
-		l.w.exit(c, 1)
+		if c.present() {
+			l.w.exit(c, 1)
+		}
 	case "is stopped":
-		l.w.exit(c, 143)
-		c.Stopped = true
-		l.halted[c.ID] = true
+		if c.present() { // else there is nothing to stop
+			l.w.exit(c, 143)
+			c.Stopped = true
+			l.halted[c.ID] = true
+		}
 	case "is lost":
 		delete(l.w.containers, c.ID)
 	case "loses its process":
