@@ -366,6 +366,14 @@ func (l *lifetime) show(w wish) (*Plan, error) {
 	if w.plan == nil || l.IntN(8) > 0 {
 		return nil, nil
 	}
+	l.w.mu.Lock()
+	now := l.w.clock
+	l.w.mu.Unlock()
+	defer func() { // a plan may depend on the time: the call is to see the same
+		l.w.mu.Lock()
+		l.w.clock = now
+		l.w.mu.Unlock()
+	}()
 	plan, err := w.plan(context.Background())
 	if err != nil {
 		return nil, err
