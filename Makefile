@@ -50,7 +50,7 @@ test:
 	@$(MAKE) --no-print-directory -j2 --output-sync=none build images
 	@$(MAKE) --no-print-directory -j2 --output-sync=none scenarios ahead
 	@$(MAKE) --no-print-directory unit
-	GANTRY_SEED=1 GANTRY_LIVES=12000 $(LIVES)
+	GANTRY_SEED=1 GANTRY_LIVES=100000 $(LIVES)
 
 images:
 	@scripts/images $(IMAGES) busybox debian golang
@@ -74,7 +74,7 @@ unit: build
 	$(COMPILE) test $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
-# time, without the race detector; `make test` lives some that are always the
+# time, without the race detector; `make test` lives as many that are always the
 # same. `make soak` lives a million.
 LIVES := $(GO) test -vet=off -count=1 -timeout 1h -run 'TestLives$$' ./scheduler
 lives: modules

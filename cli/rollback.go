@@ -20,6 +20,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 			"the one that --to names (see `gantry history`): definitions, number of replicas and\n" +
 			"images. Given services, only they go back; what they share with others, such as a\n" +
 			"secret that has changed since, they cannot go back without.\n" +
+			"A rollback that failed is gone on with when it is asked for again.\n" +
 			"It rolls out as deploy.rollback_config says, and is a revision itself. The compose\n" +
 			"file stays as it is: the next `gantry up` brings about what it says.",
 		ValidArgsFunction: a.completeServices,

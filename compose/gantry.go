@@ -68,13 +68,15 @@ func Gantry(p *Project) (ProjectGantry, error) {
 
 // GantryOf reads x-gantry of a service.
 func GantryOf(s Service) (ServiceGantry, error) {
+	if s.Extensions[extension] == nil {
+		return ServiceGantry{}, nil // as nearly always
+	}
+	kept := s // s itself stays on the stack
+	return readGantry(&kept)
+}
+
+func readGantry(s *Service) (ServiceGantry, error) {
 	var g ServiceGantry
-	if s.Extensions[extension] == nil {
-		return g, nil // as nearly always
-	}
-	if s.Extensions[extension] == nil {
-		return g, nil
-	}
 	r := extensionReader{path: []string{"services", s.Name, extension}}
 	r.object(s.Extensions[extension], map[string]func(any){
 		"sticky":       r.oneOf(&g.Sticky, "source"),
@@ -93,7 +95,7 @@ func GantryOf(s Service) (ServiceGantry, error) {
 				r.fail(fmt.Sprintf("max %d is less than min %d", a.Max, a.Min), "give the largest number of replicas as max")
 			case a.CPU == 0 && a.Memory == 0:
 				r.fail("neither cpu nor memory says what to aim at", "add cpu: 70%")
-			case a.Memory > 0 && memoryLimit(s) == 0:
+			case a.Memory > 0 && memoryLimit(*s) == 0:
 				r.fail("memory is aimed at in hundredths of a limit, and there is none", "add mem_limit, or aim at cpu")
 			case a.Max > 1 && s.ContainerName != "":
 				r.fail(fmt.Sprintf("%d replicas cannot share the name %q", a.Max, s.ContainerName), "remove container_name")
@@ -119,7 +121,7 @@ func GantryOf(s Service) (ServiceGantry, error) {
 	})
 	if r.err == nil && g.Schedule != "" {
 		r.path = append(r.path, "schedule")
-		r.job(s, g)
+		r.job(*s, g)
 	}
 	return g, r.failure()
 }

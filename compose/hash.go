@@ -76,13 +76,11 @@ const (
 // of which nothing is said is left out.
 func Parts(p *Project, s Service) map[string]string {
 	all := map[string]string{}
-	say := func(part string, v, unsaid any) {
-		if !reflect.DeepEqual(v, unsaid) {
-			all[part] = short(hashOf(part, v))
-		}
-	}
+	say := func(part string, v any) { all[part] = short(hashOf(part, v)) }
 	fixed, limits := withoutLimits(s)
-	say(PartResources, limits, resourceFields{})
+	if limits != (resourceFields{}) {
+		say(PartResources, limits)
+	}
 	g, _ := GantryOf(s) // what it says wrong was refused when the project was loaded
 	restart := restartFields{Restart: fixed.Restart, OnUnhealthy: g.OnUnhealthy}
 	if fixed.Deploy != nil {
@@ -92,9 +90,11 @@ func Parts(p *Project, s Service) map[string]string {
 		fixed.Deploy = &d
 	}
 	fixed.Restart = ""
-	say(PartRestart, restart, restartFields{})
+	if restart != (restartFields{}) {
+		say(PartRestart, restart)
+	}
 	if ports := portFields(fixed.Ports, g.Sticky); len(ports) > 0 {
-		say(PartPorts, ports, nil)
+		say(PartPorts, ports)
 	}
 	fixed.Ports = nil
 	if s.MacAddress == "" { // which goes to the first of the networks, whichever that is
@@ -110,7 +110,9 @@ func Parts(p *Project, s Service) map[string]string {
 			on.Aliases = nil
 			all[PartNetwork+key] = short(hashOf("on network", on))
 		}
-		say(PartAliases, aliases, map[string][]string{})
+		if len(aliases) > 0 {
+			say(PartAliases, aliases)
+		}
 		fixed.Networks = nil
 		if len(s.Networks) == 0 && s.NetworkMode == "" {
 			all[PartNetwork+"default"] = short(hashOf("on network", ServiceNetwork{}))

@@ -119,7 +119,8 @@ type fate struct {
 	seed uint64
 	w    *sim
 
-	under atomic.Int64 // calls under way
+	under  atomic.Int64 // calls under way
+	failed atomic.Bool  // one has been made to fail
 
 	mu     sync.Mutex
 	count  map[string]int // of calls, by what they are
@@ -136,6 +137,7 @@ type fate struct {
 	kill   func()
 	broken map[string]bool // services to which something happened
 	seen   table
+	tell   func(format string, args ...any)
 }
 
 func newFate(seed uint64, w *sim) *fate {
@@ -175,6 +177,14 @@ func (f *fate) pass(ctx context.Context, call, object string, through func() err
 		return err
 	}
 	how, action := f.turn(call, object, x>>32)
+	switch how {
+	case "":
+	case failsBefore, failsMidway, failsAfter:
+		f.failed.Store(true)
+		fallthrough
+	default:
+		f.tell("    %s %s %s", call, object, how)
+	}
 	switch how {
 	case failsBefore:
 		return errFailed
@@ -243,6 +253,13 @@ func (f *fate) turn(call, object string, x uint64) (fault, string) {
 		f.seen[cell{how, f.target.action}]++
 	}
 	return how, f.target.action
+}
+
+// spare lets nothing go wrong any more that was to.
+func (f *fate) spare() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.how = ""
 }
 
 // atPart is asked before every part of every call: it breaks one off midway.

@@ -46,6 +46,7 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //	repair                 Repair is planned, executed, and planned again
 //	copy CONTAINER         a second container with the same labels appears
 //	fail PART OBJECT       that part of an action fails, until "mend"
+//	wait DURATION          time passes
 //	losegoal               nothing is stored any more
 //	oneoff CONTAINER       makes a container one of a run
 //	use NETWORK|VOLUME WHO a container of somebody else's uses it
@@ -162,6 +163,12 @@ func (s *story) do(line, verb string, args []string) {
 			}
 			return nil
 		}
+	case "wait":
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.w.clock = s.w.clock.Add(d)
 	case "losegoal":
 		s.stored, s.was = nil, nil
 	case "mend":

@@ -182,7 +182,7 @@ func (p *project) repair(ctx context.Context, r record) (plan Plan, err error) {
 			}
 		}
 		begun = true
-		p.s.log.Info("repairing", "project", p.name, "plan", plan.String())
+		p.s.log.Info("repairing", "project", p.name, "plan", plan)
 		if err := Execute(ctx, p.s.engine, plan, nil); err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)

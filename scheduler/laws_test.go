@@ -210,15 +210,12 @@ func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[stri
 	if surge := batchSize(g, c.Service); running > most+surge {
 		w.lawBroken("%s is started as one of %d, %d and a surge of %d wanted", c.Name, running, most, surge)
 	}
-	s := g.Project.Services[c.Service]
-	for name, d := range s.DependsOn {
+	for name, d := range w.of(g.Project, c.Service).dependsOn {
 		want, planned := g.Services[name]
 		if !d.Required || !planned || want.Stopped || !g.inScope(name) || broken[name] {
 			continue
 		}
-		dep := g.Project.Services[name]
-		dep.Name = name
-		parts, met := partsLabel(g.Project, dep), 0
+		parts, met := w.of(g.Project, name).parts, 0
 		for _, o := range w.containers {
 			if o.Project != c.Project || o.Service != name || o.OneOff || o.StartedAt.IsZero() {
 				continue
@@ -238,10 +235,27 @@ func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[stri
 			}
 			met++
 		}
-		if met < want.Replicas {
-			w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, want.Replicas, name, d.Condition)
+		if all := want.Replicas - w.away(c.Project, name, want.Asked); met < all {
+			w.lawBroken("%s is started while %d of %d replicas of %s are %s", c.Name, met, all, name, d.Condition)
 		}
 	}
+}
+
+// away is how many replicas of a service calls have removed since it was last
+// asked for: nobody waits for those.
+func (w *sim) away(project, service string, asked time.Time) int {
+	numbers := map[int]bool{}
+	for _, r := range w.removals[project] {
+		if r.Service == service && r.At.After(asked) {
+			numbers[r.Number] = true
+		}
+	}
+	for _, c := range w.containers {
+		if c.Project == project && c.Service == service {
+			delete(numbers, c.Number)
+		}
+	}
+	return len(numbers)
 }
 
 // finish walks without faults until nothing is left, which must be after one
@@ -276,6 +290,7 @@ func (l *life) check() {
 // isTrue says what of a goal has not come true.
 func isTrue(g Goal, have State) error {
 	count, byName, kept := map[string]int{}, map[string]bool{}, false
+	parts := map[string]string{}
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
 			continue
@@ -287,19 +302,24 @@ func isTrue(g Goal, have State) error {
 			}
 			return fmt.Errorf("%s is still there", c.Name)
 		}
-		_, wanted := g.Services[c.Service]
-		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && g.inScope(c.Service) {
+		w, wanted := g.Services[c.Service]
+		if wanted && scheduleOf(g.Project.Services[c.Service]) != "" {
+			continue // a run, and not what is wanted of it
+		}
+		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && !w.Stopped && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}
 		byName[fmt.Sprint(c.Service, c.Number)] = true
 		count[c.Service]++
-		w := g.Services[c.Service]
 		if !g.inScope(c.Service) || w.Stopped || !wanted {
 			continue
 		}
-		s := g.Project.Services[c.Service]
-		s.Name = c.Service
-		if g.policy(c.Service) != Never && (c.Parts != partsLabel(g.Project, s) || c.Generation < w.Generation) {
+		if parts[c.Service] == "" {
+			s := g.Project.Services[c.Service]
+			s.Name = c.Service
+			parts[c.Service] = partsLabel(g.Project, s)
+		}
+		if g.policy(c.Service) != Never && (c.Parts != parts[c.Service] || c.Generation < w.Generation) {
 			return fmt.Errorf("%s is out of date", c.Name)
 		}
 		if !c.present() && !g.Options.NoStart && !c.FinishedAt.After(w.Asked) && !c.completed() {
@@ -307,8 +327,14 @@ func isTrue(g Goal, have State) error {
 		}
 	}
 	for name, w := range g.Services {
-		if g.inScope(name) && !w.Stopped && count[name] != w.Replicas {
-			return fmt.Errorf("%s has %d replicas, %d wanted", name, count[name], w.Replicas)
+		gone := map[int]bool{} // by calls since it was asked for
+		for _, r := range have.Removals {
+			if r.Service == name && r.At.After(w.Asked) && !byName[fmt.Sprint(name, r.Number)] {
+				gone[r.Number] = true
+			}
+		}
+		if all := w.Replicas - min(len(gone), w.Replicas); g.inScope(name) && !w.Stopped && count[name] != all {
+			return fmt.Errorf("%s has %d replicas, %d wanted", name, count[name], all)
 		}
 	}
 	for _, n := range have.Networks {

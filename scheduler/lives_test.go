@@ -114,9 +114,15 @@ type lifetime struct {
 	seed  uint64
 	seen  table
 	tells bool
+	mu    sync.Mutex // guards told
 	told  []string
 	calls int
 	err   error
+
+	used      map[string]Usage              // by container
+	scheduled map[*compose.Project][]string // see jobs
+
+	scaleFailed bool // a change by the autoscaler has, since the last call
 
 	w         *sim
 	f         *fate
@@ -131,13 +137,16 @@ type lifetime struct {
 	before     int                // parts done before the call
 	promised   map[string]promise // of the walk
 	promisedBy Goal               // it was
+	wentBack   *Goal              // by the call under way
+	pulls      map[string]bool    // images that are to be here before all else
 	arm        bool               // something is to go wrong with the first plan
 	// disturbed: something has happened that no call has seen to yet.
 	disturbed bool
-	upset     bool                // something has happened
-	taken     map[replicaKey]bool // replicas that a call has removed
-	halted    map[string]bool     // ids of containers that a call has stopped
-	moved     bool                // a name or a port goes to another service
+	upset     bool                     // something has happened
+	made      map[string]string        // run of a job → id of its container
+	taken     map[replicaKey]time.Time // replicas that a call has removed, and when
+	halted    map[string]bool          // ids of containers that a call has stopped
+	moved     bool                     // a name or a port goes to another service
 }
 
 // live lives it, in a bubble of its own.
@@ -160,6 +169,8 @@ func (l *lifetime) live(t *testing.T) {
 
 func (l *lifetime) tell(format string, args ...any) {
 	if l.tells {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.told = append(l.told, strings.TrimRight(fmt.Sprintf(format, args...), "\n"))
 	}
 }
@@ -171,10 +182,12 @@ func (l *lifetime) begin() {
 	l.w.image("busybox", "sha256:1")
 	l.w.image("nginx", "sha256:2")
 	l.f = newFate(l.seed, l.w)
-	l.f.law = l.law
+	l.f.law, l.f.tell = l.law, l.tell
 	l.mem = newMemory()
-	l.taken, l.halted = map[replicaKey]bool{}, map[string]bool{}
+	l.made = map[string]string{}
+	l.taken, l.halted = map[replicaKey]time.Time{}, map[string]bool{}
 	l.project = l.drawProject()
+	time.Sleep(time.Duration(l.IntN(int(time.Minute)))) // at no time a job is due
 	l.open()
 }
 
@@ -182,7 +195,8 @@ func (l *lifetime) begin() {
 func (l *lifetime) open() {
 	l.f.mu.Lock() // what begins at once must not die before it can
 	l.mem.dead, l.f.dead = false, false
-	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(slog.DiscardHandler)}, l.mem, l.mem)
+	s, err := open(Config{Engine: gate{w: l.w, pass: l.f.pass}, Log: slog.New(overheard{l}),
+		Meter: meter{l}, Measure: defaultMeasure - 17}, l.mem, l.mem)
 	if err != nil {
 		panic(err)
 	}
@@ -196,10 +210,11 @@ func (l *lifetime) open() {
 
 // wish is something a user wants.
 type wish struct {
-	text string
-	goal *Goal // nil: not by Apply
-	all  bool  // it is about the whole project
-	call func(ctx context.Context) error
+	text    string
+	all     bool // it is about the whole project
+	call    func(ctx context.Context) error
+	plan    func(ctx context.Context) (Plan, error) // what call would do; nil: nobody can ask
+	options *Options
 }
 
 // act is one call and what comes of it.
@@ -207,6 +222,7 @@ func (l *lifetime) act() error {
 	if err := l.trouble(); err != nil {
 		return err
 	}
+	l.calm(false) // a refusal changes nothing: what the autoscaler does meanwhile is not its doing
 	w := l.drawWish()
 	l.arm = l.IntN(8) > 0
 	err := l.try(w)
@@ -219,6 +235,9 @@ func (l *lifetime) act() error {
 			}
 			return l.settled(w, false)
 		}
+		if b, ok := errors.AsType[*breach](err); ok {
+			return b
+		}
 		if tries > 2 {
 			return fmt.Errorf("%s does not come true: %w", w.text, err)
 		}
@@ -229,11 +248,21 @@ func (l *lifetime) act() error {
 	return l.settled(w, true)
 }
 
+// breach is a law that was broken, as opposed to a call that failed.
+type breach struct{ text string }
+
+func (b *breach) Error() string { return b.text }
+
+func broken(format string, args ...any) error { return &breach{fmt.Sprintf(format, args...)} }
+
 // try makes a call. A daemon that dies of it is followed by another, which has
 // to finish what the call was stored for. An error is the caller's to see to.
 func (l *lifetime) try(w wish) error {
-	l.calls++
-	l.promised = nil
+	if l.calls++; l.runs(l.mem.record("shop").Goal) {
+		synctest.Wait() // a run may have waited for the call before
+		l.calm(true)
+	}
+	l.promised, l.wentBack, l.scaleFailed = nil, nil, false
 	l.first, l.plan, l.before = nil, nil, len(l.w.log)
 	l.f.broken = map[string]bool{}
 	l.count()
@@ -260,11 +289,12 @@ func (l *lifetime) try(w wish) error {
 	err := w.call(ctx)
 	cancel()
 	<-done
+	l.f.spare()
 	if shown != nil && l.first != nil && l.first.String() != shown.String() {
-		return fmt.Errorf("the plan shown was\n%s\nand the plan made\n%s", shown, l.first)
+		return broken("the plan shown was\n%s\nand the plan made\n%s", shown, l.first)
 	}
 	if showErr != nil && err == nil {
-		return fmt.Errorf("the plan was refused and the call was not: %v", showErr)
+		return broken("the plan was refused and the call was not: %v", showErr)
 	}
 	if !l.f.isDead() {
 		if err != nil {
@@ -275,6 +305,7 @@ func (l *lifetime) try(w wish) error {
 	l.tell("  the daemon has died")
 	before := l.mem.record("shop")
 	l.f.wild = l.IntN(3)
+	l.f.failed.Store(false)
 	l.rise()
 	l.idle(40 * time.Second)
 	if l.f.wild = 0; l.f.isDead() {
@@ -282,17 +313,27 @@ func (l *lifetime) try(w wish) error {
 	}
 	time.Sleep(time.Minute)
 	synctest.Wait()
-	if before.Phase == Walking {
-		if r := l.s.stored("shop"); r != nil && r.Phase != Settled {
-			return fmt.Errorf("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
-		} else if r == nil && !before.Goal.IsDown() {
-			return fmt.Errorf("the goal was lost")
+	if before.Phase == Walking && l.plan != nil {
+		l.calm(false)
+		goal, r := before.Goal, l.s.stored("shop")
+		switch {
+		case r == nil && !goal.IsDown():
+			return broken("the goal was lost")
+		case r != nil && r.Phase == Failed && (l.f.failed.Load() || l.scaleFailed):
+			return errDead // an update that fails is not tried again behind anybody's back
+		case r != nil && r.Phase != Settled:
+			return broken("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
+		case l.wentBack != nil && l.f.failed.Load():
+			goal = *l.wentBack
 		}
-		if err := isTrue(before.Goal, l.w.look(before.Goal)); err != nil {
-			return fmt.Errorf("long after the death: %w", err)
+		if r != nil {
+			goal.Services = rescaled(goal, r.Goal)
+		}
+		if err := isTrue(goal, l.w.look(goal)); err != nil {
+			return broken("long after the death: %v", err)
 		}
 	}
-	if before.Phase == Walking && l.often(2, 3) {
+	if before.Phase == Walking && l.plan != nil && l.often(2, 3) {
 		return nil // done without whoever called
 	}
 	return errDead // whoever called will call again
@@ -301,18 +342,10 @@ func (l *lifetime) try(w wish) error {
 // rise starts the daemon after the one that has died.
 func (l *lifetime) rise() {
 	l.s.Close()
-	l.f.mu.Lock()
-	l.f.how = ""
-	l.f.mu.Unlock()
+	l.f.spare()
 	l.mend()
 	l.count()
 	l.promised = nil
-	if r := l.mem.record("shop"); r.Phase == Walking {
-		if plan, err := Reconcile(r.Goal, l.w.look(r.Goal)); err == nil {
-			l.tell("%s", plan)
-			l.promise(plan)
-		}
-	}
 	l.open()
 }
 
@@ -330,10 +363,18 @@ func (l *lifetime) idle(d time.Duration) {
 
 // show is what a dry run says of a wish.
 func (l *lifetime) show(w wish) (*Plan, error) {
-	if w.goal == nil || l.IntN(8) > 0 {
+	if w.plan == nil || l.IntN(8) > 0 {
 		return nil, nil
 	}
-	plan, err := l.s.Plan(context.Background(), *w.goal)
+	l.w.mu.Lock()
+	now := l.w.clock
+	l.w.mu.Unlock()
+	defer func() { // a plan may depend on the time: the call is to see the same
+		l.w.mu.Lock()
+		l.w.clock = now
+		l.w.mu.Unlock()
+	}()
+	plan, err := w.plan(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -350,10 +391,7 @@ func (l *lifetime) report(e Event) {
 	if l.first == nil {
 		l.first = &plan
 	}
-	l.tell("%s", plan)
-	if l.promise(plan); l.promisedBy.Options.Rollback {
-		l.count() // the way back begins with what there is now
-	}
+	l.begun(plan)
 	if !l.arm {
 		return
 	}
@@ -381,10 +419,26 @@ func (l *lifetime) report(e Event) {
 	l.tell("%s %s: %s", l.f.target.call, l.f.target.object, how)
 }
 
+// begun hears of a plan that is about to be walked.
+func (l *lifetime) begun(plan Plan) {
+	l.tell("%s", plan)
+	if l.promise(plan); l.promisedBy.Options.Rollback {
+		l.count() // the way back begins with what there is now
+		by := l.promisedBy
+		l.wentBack = &by
+	}
+}
+
 // promise notes what is promised of a walk.
 func (l *lifetime) promise(plan Plan) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
+	l.pulls = map[string]bool{}
+	for _, s := range plan.Steps {
+		if pull, ok := s.Do.(Pull); ok {
+			l.pulls[pull.Ref] = true
+		}
+	}
 	l.promisedBy = l.mem.record("shop").Goal
 	l.promised = promises(l.w, l.promisedBy, plan)
 }
@@ -417,10 +471,21 @@ func (l *lifetime) law(part, object string) error {
 	if part == "observe" {
 		return nil
 	}
+	if l.tells {
+		l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
+	}
 	r := l.mem.record("shop")
-	if r.Phase != Walking && (r.Phase != Settled || r.Repairing.IsZero()) {
+	if job, c := l.jobOf(r.Goal, object); job != "" && part != "pull" {
+		return l.jobLaw(r.Goal, job, part, c)
+	}
+	if r.Phase != Walking && !(runsNeed[part] && l.runs(r.Goal)) && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)
 		return nil
+	}
+	if part == "pull" {
+		delete(l.pulls, object)
+	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project {
+		l.w.lawBroken("%s %s before all images are here", part, object)
 	}
 	c := l.w.named(object)
 	switch {
@@ -451,6 +516,9 @@ func (l *lifetime) settled(w wish, full bool) error {
 	if l.disturbed = l.disturbed && !(full && w.all); l.disturbed || !full || r == nil {
 		return nil // what no call has asked for stays as it is
 	}
+	if r.Phase == Failed && l.scaleFailed {
+		return nil // whoever looks into it has to call
+	}
 	if r.Phase != Settled {
 		return fmt.Errorf("the call has succeeded and the project is %s", r.Phase)
 	}
@@ -459,7 +527,7 @@ func (l *lifetime) settled(w wish, full bool) error {
 	// A call that found nothing to do is not stored.
 	goal := r.Goal
 	if w.all {
-		goal.Options = w.goal.Options
+		goal.Options = *w.options
 	}
 	plan, err := Reconcile(goal, have)
 	if err != nil {

@@ -436,7 +436,10 @@ func (p *project) resume() {
 		err = p.settle(next)
 	default:
 		err = p.bring(ctx, &next, plan, func(e Event) {
-			if e.Progress == StepDone || e.Progress == StepFailed {
+			switch {
+			case e.Plan != nil:
+				p.s.log.Info("walking", "project", p.name, "plan", *e.Plan)
+			case e.Progress == StepDone || e.Progress == StepFailed:
 				p.s.log.Info(e.What.Verb+" "+e.What.Kind, "project", p.name, "name", e.What.Name, "took", e.Took, "error", e.Err)
 			}
 		})

@@ -2,6 +2,8 @@ package scheduler
 
 import (
 	"slices"
+
+	"gantry/compose"
 )
 
 // promise is what an update owes to those who use a service: how many replicas
@@ -68,9 +70,14 @@ func readyNow(w *sim, service string, t Trial, without *Container) int {
 // batchSize is how many replicas of a service are replaced at a time.
 func batchSize(g Goal, service string) int {
 	n := g.Services[service].Replicas
-	s := g.Project.Services[service]
-	if s.Deploy != nil && s.Deploy.UpdateConfig != nil && s.Deploy.UpdateConfig.Parallelism != nil {
-		if k := int(*s.Deploy.UpdateConfig.Parallelism); k > 0 {
+	var conf *compose.UpdateConfig
+	if d := g.Project.Services[service].Deploy; d != nil {
+		if conf = d.UpdateConfig; g.Options.Rollback {
+			conf = d.RollbackConfig
+		}
+	}
+	if conf != nil && conf.Parallelism != nil {
+		if k := int(*conf.Parallelism); k > 0 {
 			return min(k, n)
 		}
 		return n

@@ -33,17 +33,24 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := newPlanner(want, have)
-	p.graph = graph
-	for _, stage := range []func() error{
-		p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts, p.freeNames,
-		p.planServices, p.stopServices, p.awaitJobs, p.awaitAll,
-	} {
-		if err := stage(); err != nil {
-			return Plan{}, err
+	for first := []string(nil); ; {
+		p := newPlanner(want, have)
+		p.graph, p.first = graph, first
+		for _, stage := range []func() error{
+			p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts, p.freeNames,
+			p.planServices, p.stopServices, p.awaitJobs, p.awaitAll,
+		} {
+			if err := stage(); err != nil {
+				return Plan{}, err
+			}
 		}
+		if len(p.late) == 0 {
+			return p.plan, nil
+		}
+		// Only now is it known that a container is made anew, because of its
+		// volume, say. Its image is to be here before anything is touched.
+		first = append(first, p.late...)
 	}
-	return p.plan, nil
 }
 
 // LookFor is what Reconcile of the goal needs to see. More goals may be given:
@@ -104,6 +111,8 @@ type planner struct {
 
 	pulling     map[string]int // reference → step
 	pulls       []int          // steps every other step comes after
+	first       []string       // services whose images are pulled in any case
+	late        []string       // services that turned out to need theirs when other steps were planned
 	networks    map[string]int // key → step that creates it, 0 if it exists
 	networkHash map[string]string
 	volumes     map[string]int   // key → step that creates it, 0 if it exists
@@ -206,11 +215,12 @@ func byNumber(a, b Container) int {
 
 // add puts a step at the end of the plan and returns its id. Whatever comes
 // after nothing comes after the pulls: nothing is touched before every image
-// is here.
+// is here. So does what comes after a step that may fail, whose door opens also
+// when it is left out. A repair waits for no image but its own.
 func (p *planner) add(s Step) int {
-	if len(s.After) == 0 {
-		if _, pull := s.Do.(Pull); !pull {
-			s.After = p.pulls
+	if _, pull := s.Do.(Pull); !pull && len(p.pulls) > 0 && !p.holding {
+		if len(s.After) == 0 || slices.ContainsFunc(s.After, func(id int) bool { return p.plan.Steps[id-1].Optional }) {
+			s.After = slices.Concat(p.pulls, s.After)
 		}
 	}
 	if !slices.IsSorted(s.After) {
@@ -363,7 +373,7 @@ func (p *planner) pullImages() error {
 		p.note("image %s is built first: %s", ref, p.want.Coming[ref])
 	}
 	for _, s := range p.order {
-		if (s.runs() && p.makes(s) || s.schedule != "" && !s.want.Stopped) && !p.imagePresent(s) {
+		if (s.runs() && p.makes(s) || s.schedule != "" && !s.want.Stopped || slices.Contains(p.first, s.name)) && !p.imagePresent(s) {
 			if _, err := p.pull(s); err != nil {
 				return err
 			}

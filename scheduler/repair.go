@@ -109,7 +109,7 @@ func (p *planner) holdReplicas(s *service) error {
 		case p.replaced(s, c):
 			removed = append(removed, p.doom(c, "another one has its place"))
 			continue
-		case c.Stopped && !c.present() && p.served(s, c):
+		case c.Stopped && !c.present() && !p.halfway(c) && p.served(s, c):
 			continue // its update has failed, which was tolerated: the one before it counts
 		}
 		there = append(there, c.Number)
@@ -167,6 +167,9 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 			return 0, err
 		}
 		r.fresh, spec.NoStart = true, false // it takes the place of one that runs, or did
+		if slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Name == spec.Name && p.doomed[o.ID] == 0 }) {
+			spec.Name = c.Name // of two that share a number the other one has the name, and stays
+		}
 		return p.add(Step{Why: why, After: after, Do: Replace{Old: c.ID, Spec: spec}}), nil
 	}
 	if c.present() {

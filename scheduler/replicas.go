@@ -112,8 +112,11 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	}
 	if surplus := len(kept) - s.want.Replicas; surplus > 0 {
 		why := fmt.Sprintf("%s has %d replicas, %d wanted", s.name, len(kept), s.want.Replicas)
+		t := p.trial(s)
+		ready := func(c Container) bool { return p.ready(c, t) }
 		slices.SortStableFunc(kept, func(a, b replica) int {
-			return cmp.Or(-compareBool(a.old.present(), b.old.present()), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
+			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.any(Container.ready), b.any(Container.ready)),
+				-compareBool(a.any(ready), b.any(ready)), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
 		})
 		victims := slices.Clone(kept[s.want.Replicas:])
 		kept = kept[:s.want.Replicas]
@@ -127,6 +130,11 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	return kept, removed
 }
 
+// any reports whether one of the containers that are there for a replica is so.
+func (r replica) any(so func(Container) bool) bool {
+	return so(r.old) || slices.ContainsFunc(r.before, so)
+}
+
 // rank says which of the containers that share a number is the replica, and
 // which of them may serve until it is ready. others are neither.
 func (p *planner) rank(s *service, cs []Container) (r replica, others []Container) {
@@ -135,7 +143,7 @@ func (p *planner) rank(s *service, cs []Container) (r replica, others []Containe
 	for _, c := range cs {
 		switch {
 		case c.ID == best.ID:
-		case c.present() && p.stopping[c.ID] == 0 && p.renewed(s, c) && !p.renewed(s, best) && !p.want.Options.NoStart:
+		case c.present() && p.stopping[c.ID] == 0 && p.renewed(s, c) && !p.replaces(s, best) && !p.want.Options.NoStart:
 			r.before = append(r.before, c)
 		default:
 			others = append(others, c)
@@ -144,13 +152,20 @@ func (p *planner) rank(s *service, cs []Container) (r replica, others []Containe
 	return r, others
 }
 
+// replaces reports whether a container gives way to a new one: it is not as
+// wanted, or what it shares a namespace with is another one now.
+func (p *planner) replaces(s *service, c Container) bool {
+	return p.renewed(s, c) || p.want.policy(s.name) != Never && p.joinChanged(s, c) != ""
+}
+
 // better compares two containers that share a number. The replica is the one
-// that is as wanted, else the one that is ready or at least runs, else the
-// younger.
+// that stays; of two that do, the one that is as wanted; else the one that is
+// ready or at least runs, else the younger.
 func (p *planner) better(s *service, a, b Container) int {
+	stays := !p.replaces(s, a)
 	return cmp.Or(
-		compareBool(!p.renewed(s, a), !p.renewed(s, b)),
-		compareBool(!p.outdated(s, a), !p.outdated(s, b)),
+		compareBool(stays, !p.replaces(s, b)),
+		compareBool(stays && !p.outdated(s, a), stays && !p.outdated(s, b)),
 		compareBool(a.ready(), b.ready()),
 		compareBool(a.present(), b.present()),
 		a.Created.Compare(b.Created),
@@ -242,11 +257,16 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 		}
 	}
 	if !p.imagePresent(s) {
+		if p.pulling[s.image] == 0 {
+			p.late = append(p.late, s.name)
+		}
 		step, err := p.pull(s)
 		if err != nil {
 			return RunSpec{}, nil, err
 		}
-		after = append(after, step)
+		if p.holding {
+			after = append(after, step)
+		}
 	}
 	joins, joined, err := p.joins(s)
 	if err != nil {

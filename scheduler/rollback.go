@@ -176,6 +176,7 @@ func sameService(a, b Goal, name string) bool {
 
 // Rollback goes back to an earlier revision: number to or, if that is 0, the
 // last that came about and in which what was wanted was not what is wanted now.
+// A rollback that did not come about is gone on with.
 // If o.Services names some, those alone go back. It rolls out by
 // rollback_config.
 func (s *Scheduler) Rollback(ctx context.Context, project string, to int, o Options, report func(Event)) error {
@@ -220,6 +221,7 @@ func (s *Scheduler) rollback(project string, to int, o Options) (*call, error) {
 		}
 		g := back(*stored, target, have)
 		g.Options = o
+		stamp(&g, have) // all of it is wanted: also what a call has stopped or removed
 		return g, nil
 	}}, nil
 }
@@ -231,6 +233,11 @@ func (s *Scheduler) target(project string, now Goal, to int, services []string) 
 		return to, g, err
 	}
 	all, err := s.history.list(project)
+	if to := s.unfinished(project, all, services); to != 0 { // the same again, and not there and back
+		if g, err := s.history.goal(project, to); err == nil {
+			return to, g, nil
+		}
+	}
 	for _, rev := range all {
 		if !rev.Kept || rev.Outcome != Done {
 			continue
@@ -252,6 +259,20 @@ func (s *Scheduler) target(project string, now Goal, to int, services []string) 
 		what = "service " + strings.Join(services, ", ")
 	}
 	return 0, Goal{}, notFound("%s has no earlier revision that came about and was another one; `gantry history` shows all", what)
+}
+
+// unfinished is where the last change went back to, if it was a rollback of
+// these services that has not come about; else 0.
+func (s *Scheduler) unfinished(project string, all []Revision, services []string) int {
+	i := slices.IndexFunc(all, func(rev Revision) bool { return rev.Kept })
+	if i < 0 || all[i].Kind != KindRollback || all[i].Outcome == Done || all[i].Outcome == RolledBack {
+		return 0
+	}
+	g, err := s.history.goal(project, all[i].Number)
+	if err != nil || !slices.Equal(slices.Sorted(slices.Values(g.Options.Services)), slices.Sorted(slices.Values(services))) {
+		return 0
+	}
+	return all[i].To
 }
 
 // differs reports whether going back from one goal to another would change

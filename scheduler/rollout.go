@@ -47,7 +47,7 @@ type rollout struct {
 // rollout reads how a service is to be updated, or rolled back.
 func (p *planner) rollout(s *service, stale []*replica) (rollout, error) {
 	n := max(s.want.Replicas, 1)
-	r := rollout{parallelism: (n + 3) / 4, trial: Trial{For: defaultMonitor, MayEnd: runsOnce(s.conf)}}
+	r := rollout{parallelism: (n + 3) / 4, trial: p.trial(s)}
 	conf := p.updateConfig(s)
 	apart, never := p.apart(s, stale)
 	switch r.order = Order(conf.Order); {
@@ -68,9 +68,6 @@ func (p *planner) rollout(s *service, stale []*replica) (rollout, error) {
 		r.watched = true
 	}
 	r.delay = time.Duration(conf.Delay)
-	if conf.Monitor > 0 {
-		r.trial.For, r.trial.Checked = time.Duration(conf.Monitor), true
-	}
 	if conf.Monitor > 0 || conf.FailureAction != "" || conf.MaxFailureRatio > 0 {
 		r.watched = true
 	}
@@ -80,6 +77,15 @@ func (p *planner) rollout(s *service, stale []*replica) (rollout, error) {
 		r.trial.Tolerate = n
 	}
 	return r, nil
+}
+
+// trial is what makes a replica of a service ready.
+func (p *planner) trial(s *service) Trial {
+	t := Trial{For: defaultMonitor, MayEnd: runsOnce(s.conf)}
+	if conf := p.updateConfig(s); conf.Monitor > 0 {
+		t.For, t.Checked = time.Duration(conf.Monitor), true
+	}
+	return t
 }
 
 // updateConfig is deploy.update_config or, on the way back, rollback_config.

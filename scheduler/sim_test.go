@@ -49,6 +49,42 @@ type sim struct {
 	log            []string // parts done, in order
 	events         chan string
 	broken         []string // laws broken by calls
+
+	laws map[lawKey]law // see of
+}
+
+// lawKey is a service of a project, which nobody writes to.
+type lawKey struct {
+	project *compose.Project
+	service string
+}
+
+// law is what a service is held to.
+type law struct {
+	parts     string // LabelParts of its containers
+	dependsOn compose.DependsOn
+}
+
+// of is what laws compare a service with, worked out once: a small stack does
+// for whoever asks again.
+func (w *sim) of(p *compose.Project, service string) law {
+	key := lawKey{p, service}
+	l, ok := w.laws[key]
+	if !ok {
+		l = newLaw(p, service)
+		if w.laws == nil {
+			w.laws = map[lawKey]law{}
+		}
+		w.laws[key] = l
+	}
+	return l
+}
+
+//go:noinline
+func newLaw(p *compose.Project, service string) law {
+	s := p.Services[service]
+	s.Name = service
+	return law{partsLabel(p, s), s.DependsOn}
 }
 
 func newSim() *sim {

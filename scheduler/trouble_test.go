@@ -41,6 +41,7 @@ func (l *lifetime) trouble() error {
 	l.f.wild = 0
 	l.f.mu.Unlock()
 	l.idle(40 * time.Second)
+	l.calm(true) // the autoscaler may just have had to do with it
 	return l.held()
 }
 
@@ -57,13 +58,18 @@ func (l *lifetime) held() error {
 		return fmt.Errorf("the project is held and there is left\n%s%v", plan, err)
 	}
 	there, numbers := map[string]int{}, map[replicaKey]bool{}
+	jobs := l.jobs(r.Goal)
 	for _, c := range have.Containers {
-		if w := r.Goal.Services[c.Service]; c.Stopped && !c.present() && !l.halted[c.ID] && !w.Stopped && c.FinishedAt.After(w.Asked) && !l.f.broken[c.Service] {
+		if slices.Contains(jobs, c.Service) {
+			continue // see jobLaw
+		}
+		// What is not in the project any more a call may have stopped while it was.
+		if w, wanted := r.Goal.Services[c.Service]; wanted && c.Stopped && !c.present() && !l.halted[c.ID] && !w.Stopped && c.FinishedAt.After(w.Asked) && !l.f.broken[c.Service] {
 			return fmt.Errorf("%s is stopped, and no call has done it", c.Name)
 		}
 		there[c.Service]++
 		numbers[replicaKey{c.Service, c.Number}] = true
-		if l.taken[replicaKey{c.Service, c.Number}] {
+		if at, ok := l.taken[replicaKey{c.Service, c.Number}]; ok && at.After(r.Goal.Services[c.Service].Asked) {
 			return fmt.Errorf("%s was removed by a call and is there again", c.Name)
 		}
 		if l.halted[c.ID] && c.present() {
@@ -96,6 +102,7 @@ func (l *lifetime) disturb() {
 		ref := pick(l, "busybox", "nginx")
 		delete(l.w.images, l.w.images[ref])
 		delete(l.w.images, ref)
+		l.disturbed = l.disturbed || l.runs(l.mem.record("shop").Goal) // whose image is to be here at any time
 		l.tell("image %s is lost", ref)
 		return
 	}
@@ -112,11 +119,15 @@ func (l *lifetime) disturb() {
 	what := pick(l, "exits", "is stopped", "is lost", "loses its process", "is removed", "is dead", "has a copy", "is renamed", "has a new image", "gets sick")
 	switch what {
 	case "exits":
-		l.w.exit(c, 1)
+		if c.present() {
+			l.w.exit(c, 1)
+		}
 	case "is stopped":
-		l.w.exit(c, 143)
-		c.Stopped = true
-		l.halted[c.ID] = true
+		if c.present() { // else there is nothing to stop
+			l.w.exit(c, 143)
+			c.Stopped = true
+			l.halted[c.ID] = true
+		}
 	case "is lost":
 		delete(l.w.containers, c.ID)
 	case "loses its process":
@@ -128,7 +139,7 @@ func (l *lifetime) disturb() {
 		delete(l.w.containers, c.ID)
 		l.w.removals[c.Project] = append(l.w.removals[c.Project], Removal{Service: c.Service, Number: c.Number, At: l.w.clock})
 		if !slices.ContainsFunc(own, func(o *Container) bool { return o != c && o.Service == c.Service && o.Number == c.Number }) {
-			l.taken[replicaKey{c.Service, c.Number}] = true
+			l.taken[replicaKey{c.Service, c.Number}] = l.w.clock
 		}
 	case "is dead":
 		c.Status = Dead

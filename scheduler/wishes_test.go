@@ -31,6 +31,10 @@ func (l *lifetime) drawProject() *compose.Project {
 		if i == n-1 && !depends {
 			s.DependsOn["s0"] = compose.Dependency{Condition: compose.ConditionStarted, Required: true}
 		}
+		if i == n-1 && l.often(1, 5) {
+			s.Deploy, s.ContainerName, s.Ports, s.Scale = nil, "", nil, nil
+			s.Extensions = map[string]any{"x-gantry": map[string]any{"schedule": pick(l, "* * * * *", "*/2 * * * *")}}
+		}
 		p.Services[s.Name] = s
 	}
 	return p
@@ -70,6 +74,15 @@ func (l *lifetime) drawService(p *compose.Project, i int) compose.Service {
 	}
 	if l.often(1, 2) {
 		s.Deploy = &compose.Deploy{UpdateConfig: l.drawUpdate()}
+		if l.often(1, 2) {
+			s.Deploy.RollbackConfig = l.drawUpdate()
+			s.Deploy.RollbackConfig.FailureAction = pick(l, "", "pause", "continue")
+		}
+	}
+	if i%2 == 0 && s.ContainerName == "" && l.often(1, 6) {
+		least := 1 + l.IntN(2)
+		s.Extensions = map[string]any{"x-gantry": map[string]any{"autoscale": map[string]any{
+			"min": least, "max": least + 1 + l.IntN(2), "cpu": "50%", "stabilization": "20s"}}}
 	}
 	s.DependsOn = compose.DependsOn{}
 	for j := range i {
@@ -114,6 +127,9 @@ func (l *lifetime) suit(projects ...*compose.Project) {
 	l.w.behave = map[string]string{}
 	for _, p := range projects {
 		for _, s := range p.Services {
+			if scheduleOf(s) != "" && l.seed%2 == 0 { // else a run lasts until something happens to it
+				l.w.behave[s.Name] = fmt.Sprintf("exit %d", l.seed%3)
+			}
 			for name, d := range s.DependsOn {
 				switch d.Condition {
 				case compose.ConditionHealthy:
@@ -150,11 +166,11 @@ func (l *lifetime) change() {
 		case 6: // names and ports go from one to another
 			to := names[l.IntN(len(names))]
 			for _, n := range names {
-				if p.Services[n].ContainerName != "" && *p.Services[n].Scale == 1 && n != name {
+				if o := p.Services[n]; o.ContainerName != "" && o.GetScale() == 1 && n != name {
 					to = n
 				}
 			}
-			if o := p.Services[to]; to != name && *s.Scale <= 1 && *o.Scale <= 1 {
+			if o := p.Services[to]; to != name && s.GetScale() <= 1 && o.GetScale() <= 1 && s.Extensions == nil && o.Extensions == nil {
 				s.ContainerName, o.ContainerName = o.ContainerName, s.ContainerName
 				if s.NetworkMode == "" && o.NetworkMode == "" {
 					s.Ports, o.Ports = o.Ports, s.Ports
@@ -166,7 +182,9 @@ func (l *lifetime) change() {
 			if s.ContainerName != "" {
 				scale = min(scale, 1)
 			}
-			s.Scale = &scale
+			if scheduleOf(s) == "" {
+				s.Scale = &scale
+			}
 		case 8: // it joins a network or leaves one
 			if s.NetworkMode == "" {
 				key := pick(l, "default", "back")
@@ -205,7 +223,9 @@ func (l *lifetime) drawWish() wish {
 	names := slices.Sorted(maps.Keys(r.Goal.Services))
 	name := names[l.IntN(len(names))]
 	o := Options{Services: []string{name}, NoDeps: l.often(1, 3)}
-	switch l.IntN(6) {
+	switch l.IntN(7) {
+	case 6:
+		return l.back(r, name)
 	case 0:
 		o = Options{Volumes: l.often(1, 2), RemoveOrphans: l.often(1, 2), RemoveImages: pick(l, "", "", RemoveAllImages, RemoveLocalImages)}
 		if l.often(1, 4) {
@@ -261,7 +281,53 @@ func (l *lifetime) up() wish {
 }
 
 func (l *lifetime) apply(text string, g Goal) wish {
-	return wish{text: text, goal: &g, all: len(g.Options.Services) == 0, call: func(ctx context.Context) error { return l.s.Apply(ctx, g, l.report) }}
+	return wish{text: text, options: &g.Options, all: len(g.Options.Services) == 0,
+		call: func(ctx context.Context) error { return l.s.Apply(ctx, g, l.report) },
+		plan: func(ctx context.Context) (Plan, error) { return l.s.Plan(ctx, g) }}
+}
+
+// back is a rollback by a call, of everything or of one service, to the last
+// goal that came about or to any there was.
+func (l *lifetime) back(r *record, name string) wish {
+	o, to := Options{Wait: l.often(1, 2)}, 0
+	if told, _ := l.mem.list("shop"); l.often(1, 3) {
+		to = 1 + l.IntN(len(told)+1)
+	}
+	if l.often(1, 2) {
+		o.Services = []string{name}
+	}
+	if _, target, err := l.s.target("shop", r.Goal, to, o.Services); err == nil {
+		l.suit(r.Goal.Project, target.Project)
+		if o.Services != nil && clashes(r.Goal.Project, target.Project, name) {
+			o.Services = nil // who has it must give it away
+		}
+	}
+	return wish{text: fmt.Sprintf("rollback to %d%s", to, describe(o)), options: &o,
+		call: func(ctx context.Context) error { return l.s.Rollback(ctx, "shop", to, o, l.report) },
+		plan: func(ctx context.Context) (Plan, error) { return l.s.PlanRollback(ctx, "shop", to, o) }}
+}
+
+// clashes reports whether a service as it was before has a name or a port that
+// another one has got since.
+func clashes(now, before *compose.Project, name string) bool {
+	was, ok := before.Services[name]
+	if !ok {
+		return false
+	}
+	for other, s := range now.Services {
+		if other == name {
+			continue
+		}
+		if was.ContainerName != "" && s.ContainerName == was.ContainerName {
+			return true
+		}
+		for _, port := range hostPorts(&was) {
+			if slices.Contains(hostPorts(&s), port) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // describe says what is not the default.
