@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gantry/compose"
 
@@ -182,5 +184,135 @@ func TestMadeWithoutParts(t *testing.T) {
 		if err != nil || !strings.Contains(plan.String(), c.want) {
 			t.Errorf("%s: %v\n%s", c.what, err, plan)
 		}
+	}
+}
+
+// A run waits for those replicas of a dependency that are about to be healthy,
+// and for nobody else.
+func TestRunWaitsForWhatStarts(t *testing.T) {
+	p, err := load(nightly + "  cache: {image: busybox}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := NewGoal(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Services["backup"] = Want{Run: time.Date(2026, 1, 1, 3, 0, 0, 0, time.UTC)}
+	g.Scope = []string{"backup"}
+	container := func(number int, status Status, health string) Container {
+		return Container{ID: fmt.Sprint(number), Project: "shop", Service: "db", Number: number, Status: status, Health: health}
+	}
+	have := State{Images: map[string]string{"busybox": "sha256:b"}, Networks: []Network{{ID: "n", Name: "shop_default", Project: "shop"}}}
+	for _, c := range []struct {
+		condition  string
+		containers []Container
+		want       string
+	}{
+		{compose.ConditionHealthy, []Container{container(1, Running, Healthy), container(3, Running, Starting), container(2, Running, Starting), container(4, Exited, Starting)},
+			"1. await db healthy (2 replicas): backup depends on it (may fail)\n2. run shop-backup-1: due at 2026-01-01T03:00:00Z [after 1]\n"},
+		{compose.ConditionHealthy, []Container{container(1, Running, Healthy)}, "1. run shop-backup-1: due at 2026-01-01T03:00:00Z\n"},
+		{compose.ConditionStarted, []Container{container(1, Running, Starting)}, "1. run shop-backup-1: due at 2026-01-01T03:00:00Z\n"},
+	} {
+		d := g.Project.Services["backup"].DependsOn["db"]
+		d.Condition = c.condition
+		g.Project.Services["backup"].DependsOn["db"] = d
+		have.Containers = c.containers
+		plan, err := Reconcile(g, have)
+		if err != nil || plan.String() != c.want {
+			t.Errorf("%v\n%swant\n%s", err, plan, c.want)
+		}
+		for _, s := range plan.Steps {
+			if a, ok := s.Do.(Await); ok && !slices.Equal(a.Spec.Numbers, []int{2, 3}) {
+				t.Errorf("it waits for %v", a.Spec.Numbers)
+			}
+		}
+	}
+}
+
+// An image is needed by who has replicas, and by a job that has none yet.
+func TestNeeds(t *testing.T) {
+	p, err := load(nightly + "  none: {image: busybox, scale: 0}\n  left: {image: busybox}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := NewGoal(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(g.Services, "left")
+	for name, want := range map[string]bool{"backup": true, "db": true, "none": false, "left": false, "nobody": false} {
+		if got := g.Needs(name); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// The effect of a step is the gravest that it has.
+func TestEffects(t *testing.T) {
+	spec := RunSpec{Name: "shop-web-1", Service: &compose.Service{Name: "web"}}
+	lost := "all data in volume data"
+	p := Plan{Steps: []Step{{Do: Run{spec}}, {Do: Update{Spec: spec}}, {Do: Restart{}}, {Do: Replace{Spec: spec}}, {Do: Replace{Spec: spec}, Destroys: lost}, {Do: Start{}}}}
+	var got []Effect
+	for _, s := range p.Steps {
+		got = append(got, s.Effect())
+	}
+	if d := cmp.Diff([]Effect{"", InPlace, Restarts, Replaces, DestroysData, ""}, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	if d := cmp.Diff([]string{lost}, p.Destroys()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// What Docker Compose writes in the label of a volume's hash says nothing here,
+// and what is external keeps its name.
+func TestNamesAndLabels(t *testing.T) {
+	for of, want := range map[string]string{version: "h", "2.29.1": "", "": ""} {
+		if got := VolumeHash(map[string]string{LabelVersion: of, LabelHash: "h"}); got != want {
+			t.Errorf("by version %q: %q", of, got)
+		}
+	}
+	p := &compose.Project{Name: "shop",
+		Volumes:  compose.Volumes{"own": {}, "named": {Name: "n"}, "theirs": {External: true}, "called": {External: true, Name: "c"}},
+		Networks: compose.Networks{"own": {}, "named": {Name: "n"}, "theirs": {External: true}, "called": {External: true, Name: "c"}}}
+	for key, want := range map[string]string{"own": "shop_own", "named": "n", "theirs": "theirs", "called": "c"} {
+		if volume, network := VolumeName(p, key), NetworkName(p, key); volume != want || network != want {
+			t.Errorf("%s: volume %s, network %s", key, volume, network)
+		}
+	}
+}
+
+// Who has moved is told from where, and nobody else is told anything.
+func TestMovesAreTold(t *testing.T) {
+	have := State{Dirs: map[string]string{"/b": "1:2", "/z": ""}}
+	for dir, want := range map[string]string{"/z": "project shop has moved here from /z, which is gone", "/b": ""} {
+		have.Containers = []Container{at(dir, "web", Running)}
+		note, err := admit(nil, DownGoal("shop", Options{Dir: "/b"}), have)
+		if err != nil || note != want {
+			t.Errorf("from %s: %q, %v", dir, note, err)
+		}
+	}
+}
+
+// A status tells orphans from what the project has, or has had switched off;
+// where nobody says what is wanted there are none.
+func TestStatusCounts(t *testing.T) {
+	goal := &Goal{Project: &compose.Project{Name: "shop", Services: compose.Services{"web": {}, "db": {}}}, Known: []string{"debug"},
+		Services: map[string]Want{"web": {Replicas: 2}, "db": {Replicas: 1, Stopped: true}}}
+	have := State{Containers: []Container{at("", "web", Running), at("", "web", Exited), at("", "web", Dead), at("", "old", Created), at("", "debug", Paused),
+		{Project: "shop", Service: "web", OneOff: true, Status: Running}, {Project: "other", Service: "web", Status: Running}}}
+	want := []ServiceStatus{{Name: "db"}, {Name: "debug", Present: 1}, {Name: "old", Exited: 1, Orphan: true}, {Name: "web", Wanted: 2, Present: 1, Ready: 1, Exited: 1}}
+	st := ProjectStatus{Name: "shop"}
+	st.count(goal, have)
+	if d := cmp.Diff(want, st.Services); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	st = ProjectStatus{Name: "shop"}
+	st.count(nil, have)
+	want = want[1:]
+	want[1].Orphan, want[2].Wanted = false, 0
+	if d := cmp.Diff(want, st.Services); d != "" {
+		t.Errorf("without a goal (-want +got):\n%s", d)
 	}
 }
