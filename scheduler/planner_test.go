@@ -316,3 +316,41 @@ func TestStatusCounts(t *testing.T) {
 		t.Errorf("without a goal (-want +got):\n%s", d)
 	}
 }
+
+// Going back asks anew for those services alone that differ; the others keep
+// the time at which they were asked for last.
+func TestBackAsksForWhatDiffers(t *testing.T) {
+	first, now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)
+	second := first.Add(24 * time.Hour)
+	goal := func(yaml string, asked time.Time) Goal {
+		p, err := load(yaml)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := NewGoal(p, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, w := range g.Services {
+			w.Asked = asked
+			g.Services[name] = w
+		}
+		return g
+	}
+	before := goal("services: {same: {image: busybox}, changed: {image: busybox}, stopped: {image: busybox}}", first)
+	after := goal("services: {same: {image: busybox}, changed: {image: busybox, command: x}, stopped: {image: busybox}, new: {image: busybox}}", second)
+	w := after.Services["stopped"]
+	w.Stopped = true
+	after.Services["stopped"] = w
+	got := back(after, before, State{Now: now})
+	want := map[string]Want{"same": {Replicas: 1, Asked: second}, "changed": {Replicas: 1, Asked: now}, "stopped": {Replicas: 1, Asked: now}, "new": {Asked: second}}
+	if d := cmp.Diff(want, got.Services); d != "" || got.Scope != nil {
+		t.Errorf("scope %v, -want +got:\n%s", got.Scope, d)
+	}
+	got = back(goal("services: {same: {image: busybox}, changed: {image: busybox}, stopped: {image: busybox}}", second), before, State{Now: now})
+	for name, w := range got.Services {
+		if !w.Asked.Equal(second) {
+			t.Errorf("%s, which is the same, is asked for at %s", name, w.Asked)
+		}
+	}
+}

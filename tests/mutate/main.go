@@ -49,6 +49,8 @@ var files = []file{
 	{name: "hold.go", only: "status stops", beside: true},
 	{name: "history.go", only: "changes", beside: true},
 	{name: "rollback.go", only: "brokenUpdates goesBack back sameService differs backOf shares", beside: true},
+	{name: "project.go", only: "decide union same acts", beside: true},
+	{name: "autoscaler.go", only: "moved", beside: true},
 }
 
 // file is one of them.
