@@ -354,3 +354,50 @@ func TestBackAsksForWhatDiffers(t *testing.T) {
 		}
 	}
 }
+
+// A service goes back with its secrets, configs and image, unless another one
+// uses them too and stays.
+func TestWhatIsSharedGoesBackTogether(t *testing.T) {
+	goal := func(secret, config, image string, shared bool) Goal {
+		yaml := "services:\n  web: {image: busybox, secrets: [s], configs: [c]}\n  api: {image: nginx}\nsecrets: {s: {environment: TOKEN}}\nconfigs: {c: {content: x}}\n"
+		if shared {
+			yaml = strings.Replace(yaml, "image: nginx", "image: busybox, secrets: [s], configs: [c]", 1)
+		}
+		p, err := load(yaml)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Secrets = compose.Secrets{"s": {Content: secret}}
+		p.Configs = compose.Configs{"c": {Content: config}}
+		g, err := NewGoal(p, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Images = map[string]string{"busybox": image}
+		return g
+	}
+	for _, c := range []struct {
+		now    [3]string // secret, config, image; what it was is "a" each
+		shared bool
+		scope  []string
+		refuse string
+	}{
+		{[3]string{"a", "a", "a"}, true, []string{"web"}, ""},
+		{[3]string{"b", "b", "b"}, false, []string{"web"}, ""},
+		{[3]string{"b", "b", "b"}, true, []string{"api", "web"}, ""},
+		{[3]string{"b", "a", "a"}, true, []string{"web"}, "secret s"},
+		{[3]string{"a", "b", "a"}, true, []string{"web"}, "config c"},
+		{[3]string{"a", "a", "b"}, true, []string{"web"}, "image busybox"},
+	} {
+		g, err := backOf(goal(c.now[0], c.now[1], c.now[2], c.shared), goal("a", "a", "a", c.shared), 1, Options{Services: c.scope}, State{})
+		if c.refuse != "" {
+			if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "service web cannot go back alone: "+c.refuse+" has changed since and is used by api") {
+				t.Errorf("%+v: %v", c, err)
+			}
+			continue
+		}
+		if err != nil || g.Project.Secrets["s"].Content+g.Project.Configs["c"].Content+g.Images["busybox"] != "aaa" {
+			t.Errorf("%+v: %v, %v %v %v", c, err, g.Project.Secrets, g.Project.Configs, g.Images)
+		}
+	}
+}
