@@ -165,7 +165,7 @@ func putAllToTest(tests []round, binary string, mutants []mutant, verbose bool) 
 	var work sync.WaitGroup
 	var mu sync.Mutex
 	next := make(chan *mutant)
-	for range runtime.NumCPU() {
+	for range runtime.GOMAXPROCS(0) {
 		work.Go(func() {
 			for m := range next {
 				putToTest(tests, binary, m)

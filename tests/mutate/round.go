@@ -113,23 +113,40 @@ func (r *round) measure(binary string) error {
 // patience is how long a test may take that does not even use the processor.
 const patience = 30 * time.Minute
 
+// few is how many parts a mutant is put to before the others.
+const few = 4
+
 // attempt puts a mutant to the parts that ask for it, and says how much
-// processor time they took. It returns an error if they fail.
-func (r *round) attempt(binary string, id int) (time.Duration, error) {
-	var names []string
+// processor time they took. It returns an error if they fail. Those that ask
+// for little else come first: they are about it.
+func (r *round) attempt(binary string, id int) (took time.Duration, err error) {
+	var parts []part
 	for _, p := range r.parts {
 		if p.asks[id] {
-			names = append(names, p.name)
+			parts = append(parts, p)
 		}
 	}
-	if len(names) == 0 {
-		return 0, nil
+	slices.SortStableFunc(parts, func(a, b part) int { return len(a.asks) - len(b.asks) })
+	for n := few; len(parts) > 0 && err == nil; n = len(parts) {
+		n = min(n, len(parts))
+		var t time.Duration
+		t, err = r.try(binary, id, parts[:n])
+		took += t
+		parts = parts[n:]
+	}
+	return took, err
+}
+
+func (r *round) try(binary string, id int, parts []part) (time.Duration, error) {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
 	}
 	run := strings.Replace(r.run, "%s", strings.Join(names, "|"), 1)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	// A loop that no longer ends may take all the memory there is.
-	script := fmt.Sprintf(`ulimit -v 6000000; ulimit -t %d; exec "$0" "$@"`, int(r.limit.Seconds()))
+	script := fmt.Sprintf(`ulimit -v 4000000; ulimit -t %d; exec "$0" "$@"`, int(r.limit.Seconds()))
 	cmd := exec.CommandContext(ctx, "sh", slices.Concat([]string{"-c", script, binary, "-test.failfast", "-test.run", run}, r.args)...)
 	cmd.Dir = filepath.Dir(binary)
 	// The mutants run side by side, so each is content with one processor.
