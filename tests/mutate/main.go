@@ -187,10 +187,10 @@ func putAllToTest(tests []round, binary string, mutants []mutant, verbose bool) 
 // putToTest finds what kills a mutant.
 func putToTest(tests []round, binary string, m *mutant) {
 	for _, r := range tests {
-		took, err := r.attempt(binary, m.id)
+		took, hangs, err := r.attempt(binary, m.id)
 		m.took = append(m.took, took)
 		if err != nil {
-			m.killer, m.hangs = r.name, took >= r.limit
+			m.killer, m.hangs = r.name, hangs
 			return
 		}
 	}

@@ -26,13 +26,13 @@ type round struct {
 	other bool // neither lives nor laws nor golden plans
 
 	parts []part
-	limit time.Duration // of processor time
 }
 
 // part is a test that can be run alone. It does the same every time, so it has
 // nothing to say of a mutant that it does not ask for.
 type part struct {
 	name string
+	took time.Duration // of the processor, without a mutant
 	asks map[int]bool
 }
 
@@ -65,9 +65,7 @@ func others(binary string) ([]string, error) {
 }
 
 // measure puts the planner as it is to each part, which must not fail, and notes
-// how long they take and which mutants they ask for. Whoever needs ten times the
-// processor time hangs: what else runs on the machine does not make a mutant
-// look dead.
+// how long they take and which mutants they ask for.
 func (r *round) measure(binary string) error {
 	names := []string{""}
 	if r.list != nil {
@@ -76,26 +74,24 @@ func (r *round) measure(binary string) error {
 			return fmt.Errorf("there are no tests for %s: %w", r.name, err)
 		}
 	}
-	r.limit = 10 * time.Minute
 	asked := filepath.Join(filepath.Dir(binary), "seen")
 	whole := *r
 	whole.env = append(slices.Clone(r.env), seen+"="+asked)
 	var took time.Duration
 	for _, name := range names {
-		whole.parts = []part{{name, map[int]bool{0: true}}}
+		p := part{name: name, took: time.Minute, asks: map[int]bool{}}
 		if err := os.WriteFile(asked, nil, 0o600); err != nil {
 			return err
 		}
-		t, err := whole.attempt(binary, 0)
-		if err != nil {
+		var err error
+		if p.took, _, err = whole.try(binary, 0, []part{p}); err != nil {
 			return fmt.Errorf("%s fails without any mutant: %w", strings.TrimSpace(r.name+" "+name), err)
 		}
-		took += t
+		took += p.took
 		text, err := os.ReadFile(asked)
 		if err != nil {
 			return err
 		}
-		p := part{name, map[int]bool{}}
 		for _, id := range bytes.Fields(text) {
 			n, err := strconv.Atoi(string(id))
 			if err != nil {
@@ -105,8 +101,7 @@ func (r *round) measure(binary string) error {
 		}
 		r.parts = append(r.parts, p)
 	}
-	r.limit = max(10*took, 10*time.Second).Round(time.Second)
-	fmt.Printf("%s: %d tests, %s of processor time; a mutant may take %s\n", r.name, len(r.parts), took.Round(time.Millisecond), r.limit)
+	fmt.Printf("%s: %d tests, %s of processor time\n", r.name, len(r.parts), took.Round(time.Millisecond))
 	return nil
 }
 
@@ -117,9 +112,10 @@ const patience = 30 * time.Minute
 const few = 4
 
 // attempt puts a mutant to the parts that ask for it, and says how much
-// processor time they took. It returns an error if they fail. Those that ask
-// for little else come first: they are about it.
-func (r *round) attempt(binary string, id int) (took time.Duration, err error) {
+// processor time they took and whether that was all they may. It returns an
+// error if they fail. Those that ask for little else come first: they are about
+// it.
+func (r *round) attempt(binary string, id int) (took time.Duration, hangs bool, err error) {
 	var parts []part
 	for _, p := range r.parts {
 		if p.asks[id] {
@@ -130,33 +126,40 @@ func (r *round) attempt(binary string, id int) (took time.Duration, err error) {
 	for n := few; len(parts) > 0 && err == nil; n = len(parts) {
 		n = min(n, len(parts))
 		var t time.Duration
-		t, err = r.try(binary, id, parts[:n])
+		t, hangs, err = r.try(binary, id, parts[:n])
 		took += t
 		parts = parts[n:]
 	}
-	return took, err
+	return took, hangs, err
 }
 
-func (r *round) try(binary string, id int, parts []part) (time.Duration, error) {
+// try runs tests with a mutant. Whoever needs ten times the processor time that
+// they need without it hangs: what else runs on the machine does not make a
+// mutant look dead.
+func (r *round) try(binary string, id int, parts []part) (took time.Duration, hangs bool, err error) {
 	var names []string
+	limit := time.Duration(0)
 	for _, p := range parts {
 		names = append(names, p.name)
+		limit += 10 * p.took
 	}
+	limit = max(limit, 5*time.Second).Truncate(time.Second)
 	run := strings.Replace(r.run, "%s", strings.Join(names, "|"), 1)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	// A loop that no longer ends may take all the memory there is.
-	script := fmt.Sprintf(`ulimit -v 4000000; ulimit -t %d; exec "$0" "$@"`, int(r.limit.Seconds()))
+	script := fmt.Sprintf(`ulimit -v 4000000; ulimit -t %d; exec "$0" "$@"`, int(limit.Seconds()))
 	cmd := exec.CommandContext(ctx, "sh", slices.Concat([]string{"-c", script, binary, "-test.failfast", "-test.run", run}, r.args)...)
 	cmd.Dir = filepath.Dir(binary)
 	// The mutants run side by side, so each is content with one processor.
 	cmd.Env = slices.Concat(os.Environ(), []string{fmt.Sprintf("%s=%d", variable, id), "GOMAXPROCS=1", "GOGC=400"}, r.env)
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err == nil && bytes.Contains(out, []byte("no tests to run")) {
 		err = errors.New(run + " is no test")
 	}
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+	took = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return took, took >= limit, err
 }
