@@ -56,7 +56,9 @@ func plans(binary string) ([]string, error) {
 	return files, err
 }
 
-// others are the tests of the package that no other round has.
+// others are the tests of the package that no other round has. One is left out:
+// TestSchedulerSurvives is to lives what a letter is to a book, and takes longer
+// than all of these.
 func others(binary string) ([]string, error) {
 	out, err := exec.Command(binary, "-test.list", "^Test").Output()
 	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool {
