@@ -71,7 +71,7 @@ func demand(current, target int, loads []replicaLoad, metric func(replicaLoad) f
 		return current, measured, true // too little, or the other way round for want of numbers
 	}
 	n = int(math.Ceil(again*float64(count) - 1e-9))
-	if (again < 1) != (n < current) && n != current {
+	if (again < 1) != (n < current) {
 		return current, measured, true // the replicas that count are fewer, or more, than those wanted
 	}
 	return n, measured, true

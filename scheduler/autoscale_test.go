@@ -59,6 +59,8 @@ func TestAdvice(t *testing.T) {
 		"one metric is silent: not fewer":   {rule(50, 50), 4, cpu(10, 10, 10, 10), 4, "its usage is not known"},
 		"one metric is silent: but more":    {rule(50, 50), 2, cpu(100, 100), 4, "cpu at 100%, aimed at 50%"},
 		"a target above the limit":          {rule(150, 0), 2, cpu(160, unknown), 2, ""},
+		"not ready, and close to it":        {rule(50, 0), 4, append(cpu(70, 70, 70), starting(0)...), 4, ""}, // 210/4 is 52.5
+		"more than wanted, and little":      {rule(50, 0), 2, cpu(40, 40, 40, 40), 2, ""},
 		"outside its bounds":                {rule(50, 0), 12, cpu(50, 50, 50, 50, 50, 50, 50, 50, 50, 50, 50, 50), 10, ""},
 	} {
 		got, why := advice(tt.rule, tt.current, tt.loads)

@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //
 //	image REF ID           an image is on the machine
 //	forget REF             it is not any more
-//	network|volume NAME [PROJECT]   so is a network or volume
+//	network|volume NAME [PROJECT]   so is a network or volume; one of no project has no key
 //	behave SERVICE WHAT    see sim.behave
 //	up|create FILE [flag|service]…  plan, execute, and plan again: nothing is left
 //	plan FILE …            the same without executing
@@ -44,6 +44,7 @@ var update = flag.Bool("update", false, "write the golden plans anew")
 //	losenet NETWORK        nobody knows it any more
 //	gaveup CONTAINER       the runtime has given it up
 //	repair                 Repair is planned, executed, and planned again
+//	rise                   what the next daemon finds left to do is planned
 //	copy CONTAINER         a second container with the same labels appears
 //	fail PART OBJECT       that part of an action fails, until "mend"
 //	wait DURATION          time passes
@@ -141,7 +142,10 @@ func (s *story) do(line, verb string, args []string) {
 	case "network":
 		s.w.networks["n-"+args[0]] = &Network{ID: "n-" + args[0], Name: args[0], Project: arg(1)}
 	case "volume":
-		s.w.volumes[args[0]] = &Volume{Name: args[0], Project: arg(1), Key: "data"}
+		s.w.volumes[args[0]] = &Volume{Name: args[0], Project: arg(1)}
+		if arg(1) != "" {
+			s.w.volumes[args[0]].Key = "data"
+		}
 	case "use": // by a container that is not the project's
 		if n := s.w.networkNamed(args[0]); n != nil {
 			n.Others = append(n.Others, args[1])
@@ -181,6 +185,12 @@ func (s *story) do(line, verb string, args []string) {
 		delete(s.w.networks, s.w.networkNamed(args[0]).ID)
 	case "repair":
 		s.repair(line)
+	case "rise":
+		plan, err := Reconcile(*s.stored, s.w.look(*s.stored))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.say("> %s\n%s\n", line, plan)
 	case "exit", "halt", "kill", "lose", "lost", "again", "gaveup", "copy", "oneoff", "pause":
 		s.happen(verb, s.w.named(args[0]), arg(1))
 	case "up", "create", "plan", "show":
@@ -195,6 +205,7 @@ func (s *story) do(line, verb string, args []string) {
 			w := g.Services[name]
 			if verb == "scale" {
 				w.Replicas, _ = strconv.Atoi(n)
+				g.Options.Scaled = append(g.Options.Scaled, name)
 			} else {
 				w.Stopped = verb == "stop"
 			}

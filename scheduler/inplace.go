@@ -152,19 +152,10 @@ func (p *planner) reshape(s *service, c Container) (int, error) {
 	labels := p.labels(s, c.Number)
 	labels[LabelGeneration] = strconv.Itoa(c.Generation) // a rollback may want an older one
 	spec := RunSpec{Project: p.p, Service: s.conf, Number: c.Number, Name: c.Name, Image: s.image, ImageID: c.ImageID,
-		Labels: labels, Networks: p.endpointKeys(s), Joins: names}
+		Labels: labels, Networks: s.keys, Joins: names}
 	step := p.add(Step{Do: Update{ID: c.ID, Spec: spec}, Why: p.changed(s, c), Changes: p.changesOf(s, c),
 		After: slices.Concat(p.orphans, p.freed(s), p.networkSteps(s), joined)})
 	p.updating[c.ID] = step
 	s.updated = append(s.updated, step)
 	return step, nil
-}
-
-// endpointKeys are the keys of the networks a container of the service joins,
-// nil if network_mode says otherwise.
-func (p *planner) endpointKeys(s *service) []string {
-	if s.conf.NetworkMode == "" || len(s.conf.Networks) > 0 {
-		return s.keys
-	}
-	return nil
 }

@@ -131,7 +131,7 @@ type service struct {
 	want  Want
 	image string   // reference
 	id    string   // of the image; "": not known before the pull
-	keys  []string // of its networks
+	keys  []string // of its networks, nil if network_mode says otherwise
 	hash  string   // "": not asked yet, see hashOf
 	parts string   // the same in parts, see wantedParts
 	uses  string

@@ -275,7 +275,7 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	after = append(after, joined...)
 
 	return RunSpec{Project: p.p, Service: s.conf, Number: r.number, Name: ContainerName(p.p, *s.conf, r.number),
-		Image: s.image, ImageID: s.id, Labels: p.labels(s, r.number), Networks: p.endpointKeys(s), Joins: joins,
+		Image: s.image, ImageID: s.id, Labels: p.labels(s, r.number), Networks: s.keys, Joins: joins,
 		NoStart: p.want.Options.NoStart}, after, nil
 }
 

@@ -8,22 +8,26 @@ import (
 	"go/token"
 	"slices"
 	"strings"
+	"time"
 )
 
 // mutant is one branch turned round.
 type mutant struct {
 	id     int // from 1
-	file   string
+	file   file
 	line   int
 	inside string // function
 	what   string // the condition
 	nth    int    // of the same in this function, from 1
-	killer string // what noticed
+
+	killer string          // the round that noticed
+	hangs  bool            // by its time
+	took   []time.Duration // in each round
 }
 
 // name is what a mutant is known by, wherever its line has gone.
 func (m mutant) name() string {
-	text := fmt.Sprintf("%s %s: %s", m.file, m.inside, m.what)
+	text := fmt.Sprintf("%s %s: %s", m.file.name, m.inside, m.what)
 	if m.nth > 1 {
 		text += fmt.Sprintf(" (%d)", m.nth)
 	}
@@ -34,16 +38,43 @@ func (m mutant) name() string {
 const chooser = `package scheduler
 
 import (
+	"fmt"
 	"os"
 	"strconv"
+	"sync"
 )
 
 var livingMutant = func() int { n, _ := strconv.Atoi(os.Getenv("` + variable + `")); return n }()
 
-func mutant[T ~bool](id int, v T) T { if id == livingMutant { return !v }; return v }
+var mutantsSeen = struct {
+	mu   sync.Mutex
+	file string
+	ids  map[int]bool
+}{file: os.Getenv("` + seen + `"), ids: map[int]bool{}}
+
+func lives(id int) bool {
+	if mutantsSeen.file != "" {
+		mutantsSeen.mu.Lock()
+		defer mutantsSeen.mu.Unlock()
+		if !mutantsSeen.ids[id] {
+			mutantsSeen.ids[id] = true
+			f, err := os.OpenFile(mutantsSeen.file, os.O_WRONLY|os.O_APPEND, 0)
+			if err == nil {
+				_, err = fmt.Fprintln(f, id)
+				f.Close()
+			}
+			if err != nil {
+				panic(err)
+			}
+		}
+	}
+	return id == livingMutant
+}
+
+func mutant[T ~bool](id int, v T) T { if lives(id) { return !v }; return v }
 
 func mutantCase[T any](id int, v T) (other T) {
-	if id == livingMutant {
+	if lives(id) {
 		return other
 	}
 	return v
@@ -53,7 +84,7 @@ func mutantCase[T any](id int, v T) (other T) {
 // breeder collects the mutants of one file.
 type breeder struct {
 	set    *token.FileSet
-	file   string
+	file   file
 	text   []byte
 	first  int
 	all    []mutant
@@ -72,16 +103,23 @@ type edit struct {
 
 // mutate returns the mutants of a file, numbered after first, and its text with
 // all of them asleep.
-func mutate(name string, text []byte, first int) ([]mutant, []byte, error) {
-	b := &breeder{set: token.NewFileSet(), file: name, text: text, first: first, seen: map[string]int{}, done: map[ast.Expr]bool{}}
-	tree, err := parser.ParseFile(b.set, name, text, parser.SkipObjectResolution)
+func mutate(f file, text []byte, first int) ([]mutant, []byte, error) {
+	b := &breeder{set: token.NewFileSet(), file: f, text: text, first: first, seen: map[string]int{}, done: map[ast.Expr]bool{}}
+	tree, err := parser.ParseFile(b.set, f.name, text, parser.SkipObjectResolution)
 	if err != nil {
 		return nil, nil, err
 	}
+	only, met := strings.Fields(f.only), map[string]bool{}
 	for _, d := range tree.Decls {
-		if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil {
-			b.inside = f.Name.Name
-			ast.Inspect(f.Body, b.visit)
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil && (f.only == "" || slices.Contains(only, fn.Name.Name)) {
+			b.inside = fn.Name.Name
+			met[b.inside] = true
+			ast.Inspect(fn.Body, b.visit)
+		}
+	}
+	for _, name := range only {
+		if !met[name] {
+			return nil, nil, fmt.Errorf("%s has no function %s", f.name, name)
 		}
 	}
 	return b.all, b.apply(), nil
