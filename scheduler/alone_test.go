@@ -30,7 +30,6 @@ func (o overheard) Handle(_ context.Context, r slog.Record) error {
 			o.l.tell("  %s: %s", r.Message, a.Value)
 		case r.Message == "autoscale" && a.Key == "error" && a.Value.Any() != nil:
 			o.l.tell("  %s: %v", r.Message, a.Value)
-			o.l.scaleFailed = true
 		}
 		return true
 	})

@@ -122,8 +122,6 @@ type lifetime struct {
 	used      map[string]Usage              // by container
 	scheduled map[*compose.Project][]string // see jobs
 
-	scaleFailed bool // a change by the autoscaler has, since the last call
-
 	w         *sim
 	f         *fate
 	mem       *memory
@@ -262,7 +260,7 @@ func (l *lifetime) try(w wish) error {
 		synctest.Wait() // a run may have waited for the call before
 		l.calm(true)
 	}
-	l.promised, l.wentBack, l.scaleFailed = nil, nil, false
+	l.promised, l.wentBack = nil, nil
 	l.first, l.plan, l.before = nil, nil, len(l.w.log)
 	l.f.broken = map[string]bool{}
 	l.count()
@@ -319,7 +317,7 @@ func (l *lifetime) try(w wish) error {
 		switch {
 		case r == nil && !goal.IsDown():
 			return broken("the goal was lost")
-		case r != nil && r.Phase == Failed && (l.f.failed.Load() || l.scaleFailed):
+		case r != nil && r.Phase == Failed && l.f.failed.Load():
 			return errDead // an update that fails is not tried again behind anybody's back
 		case r != nil && r.Phase != Settled:
 			return broken("long after the death the project is %s: %s %s", r.Phase, r.Error, l.s.projects["shop"].err)
@@ -515,9 +513,6 @@ func (l *lifetime) settled(w wish, full bool) error {
 	r := l.s.stored("shop")
 	if l.disturbed = l.disturbed && !(full && w.all); l.disturbed || !full || r == nil {
 		return nil // what no call has asked for stays as it is
-	}
-	if r.Phase == Failed && l.scaleFailed {
-		return nil // whoever looks into it has to call
 	}
 	if r.Phase != Settled {
 		return fmt.Errorf("the call has succeeded and the project is %s", r.Phase)

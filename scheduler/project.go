@@ -317,7 +317,7 @@ func (p *project) serve(c *call) error {
 		p.ended(&next, NotDone, err)
 	}
 	if c.unasked {
-		return errors.Join(err, p.keep(*r))
+		return errors.Join(err, p.takeBack(*r, goal))
 	}
 	next.Phase, next.Error = Failed, err.Error()
 	return errors.Join(err, p.keep(next))

@@ -51,6 +51,24 @@ func (p *project) ended(r *record, how Outcome, why error) {
 	r.Revision = 0
 }
 
+// takeBack gives up a goal that nobody has called for: the one before it stands,
+// and what was done already is undone by a walk of its own.
+func (p *project) takeBack(before record, given Goal) error {
+	if before.Phase == Settled {
+		before.Goal = before.Goal.clone()
+		before.Goal.Scope, before.Goal.Options = given.Scope, given.Options
+		before.Phase = Walking
+	}
+	if err := p.keep(before); err != nil || before.Phase != Walking {
+		return err
+	}
+	p.tries = 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = time.Now()
+	return nil
+}
+
 // bring walks to the goal of a record, which is stored, and back if its update
 // fails and failure_action says so. When it returns without an error the
 // project is settled.
