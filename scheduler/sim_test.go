@@ -119,6 +119,13 @@ func (w *sim) part(part, object string) error {
 	return nil
 }
 
+// done is what has happened, without the first so many parts.
+func (w *sim) done(from int) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log[from:]
+}
+
 // enter begins a call and returns what ends it.
 func (w *sim) enter(ctx context.Context, part, object string) (func(), error) {
 	w.mu.Lock()
