@@ -483,7 +483,7 @@ func (l *lifetime) law(part, object string) error {
 	}
 	if part == "pull" {
 		delete(l.pulls, object)
-	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project {
+	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project && !(runsNeed[part] && l.runs(r.Goal)) {
 		l.w.lawBroken("%s %s before all images are here", part, object)
 	}
 	c := l.w.named(object)
