@@ -310,7 +310,7 @@ func (p *planner) clearVolume(name, why string) (int, error) {
 func (p *planner) freePorts() error {
 	gets := map[string]string{} // port → service
 	for _, s := range p.order {
-		if s.runs() && !p.want.Options.NoStart {
+		if s.runs() {
 			for _, port := range hostPorts(s.conf) {
 				gets[port] = s.name
 			}

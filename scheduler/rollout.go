@@ -216,7 +216,7 @@ func (p *planner) rollOut(s *service, updates []*replica, removed []int) error {
 		if ro.trial.Tolerate > 0 {
 			unripe = tried
 		}
-		doors = []int{p.try(s, unripe, ro.trial, "before the next batch", removed)}
+		doors = []int{p.try(s, unripe, ro.trial, "before the next batch", slices.Concat(removed, s.acted))}
 	}
 	if !slices.ContainsFunc(p.containers[s.name], func(c Container) bool { return c.present() && p.stopping[c.ID] == 0 }) {
 		ro.parallelism = len(updates) // nobody serves who would have to be spared
