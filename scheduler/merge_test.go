@@ -100,6 +100,30 @@ func TestMergePinsSources(t *testing.T) {
 	}
 }
 
+// An image that could be built is pulled where it is known to have come from a
+// registry, and else not: who built it has the only one.
+func TestBuiltOrPulled(t *testing.T) {
+	p, err := load("services: {one: {image: mine, build: .}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := NewGoal(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	had := map[string]string{"mine": "sha256:m1"}
+	plan, err := Reconcile(Merge(nil, asked, State{Images: had, Sources: map[string]string{"mine": "mine@sha256:1"}}), State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := plan.Steps[0].Do.(Pull); !ok || got != (Pull{Ref: "mine", ID: "sha256:m1", Source: "mine@sha256:1"}) {
+		t.Errorf("plan\n%s", plan)
+	}
+	if plan, err = Reconcile(Merge(nil, asked, State{Images: had}), State{}); !errdefs.IsNotFound(err) {
+		t.Errorf("nobody but its builder had it: %v\n%s", err, plan)
+	}
+}
+
 // A generation no container has yet, also when the store was lost.
 func TestMergeForces(t *testing.T) {
 	w, g, plan := up(t, two, Options{})
