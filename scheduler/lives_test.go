@@ -421,10 +421,13 @@ func (l *lifetime) report(e Event) {
 // begun hears of a plan that is about to be walked.
 func (l *lifetime) begun(plan Plan) {
 	l.tell("%s", plan)
-	if l.promise(plan); l.promisedBy.Options.Rollback {
+	l.promise(plan)
+	switch by := l.promisedBy; {
+	case by.Options.Rollback:
 		l.count() // the way back begins with what there is now
-		by := l.promisedBy
 		l.wentBack = &by
+	case by.Options.NoDeps && len(by.Scope) > 0 && !slices.ContainsFunc(by.Scope, func(s string) bool { return autoscaled(by.Project.Services[s]) == nil }):
+		l.count() // so does what takes back a step of autoscaling
 	}
 }
 
@@ -522,7 +525,7 @@ func (l *lifetime) settled(w wish, full bool) error {
 	have.Was = r.Was
 	// A call that found nothing to do is not stored.
 	goal := r.Goal
-	if w.all {
+	if w.all && l.wentBack == nil {
 		goal.Options = *w.options
 	}
 	plan, err := Reconcile(goal, have)
