@@ -78,6 +78,12 @@ func rescaled(g, since Goal) map[string]Want {
 	return all
 }
 
+// byAutoscaler says of a goal that the autoscaler may have changed it last.
+func byAutoscaler(g Goal) bool {
+	return g.Options.NoDeps && g.Options.Recreate == Never && len(g.Scope) > 0 &&
+		!slices.ContainsFunc(g.Scope, func(s string) bool { return autoscaled(g.Project.Services[s]) == nil })
+}
+
 // calm waits until no walk is under way that nobody has called for and, if it is
 // to be still, nothing else is.
 func (l *lifetime) calm(still bool) {

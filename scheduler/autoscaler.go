@@ -252,7 +252,8 @@ func moved(stored *Goal, moves []move) (Goal, error) {
 		return Goal{}, errOvertaken
 	}
 	g := stored.clone()
-	g.Options, g.Scope = Options{NoDeps: true}, nil
+	// The number is changed and nothing else: an update has to be called for.
+	g.Options, g.Scope = Options{NoDeps: true, Recreate: Never, RecreateDependencies: Never}, nil
 	for _, m := range moves {
 		w, ok := g.Services[m.service]
 		if !ok || w.Stopped || w.Replicas != m.from {

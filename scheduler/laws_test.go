@@ -333,7 +333,11 @@ func isTrue(g Goal, have State) error {
 				gone[r.Number] = true
 			}
 		}
-		if all := w.Replicas - min(len(gone), w.Replicas); g.inScope(name) && !w.Stopped && count[name] != all {
+		all := w.Replicas - min(len(gone), w.Replicas)
+		if autoscaled(g.Project.Services[name]) != nil && count[name] > all && count[name] <= w.Replicas {
+			all = count[name] // fewer are wanted by now, and it is as many without who has gone
+		}
+		if g.inScope(name) && !w.Stopped && count[name] != all {
 			return fmt.Errorf("%s has %d replicas, %d wanted", name, count[name], all)
 		}
 	}

@@ -122,6 +122,8 @@ type lifetime struct {
 	used      map[string]Usage              // by container
 	scheduled map[*compose.Project][]string // see jobs
 
+	mixed bool // containers may be of different images, since the last call
+
 	w         *sim
 	f         *fate
 	mem       *memory
@@ -261,7 +263,7 @@ func (l *lifetime) try(w wish) error {
 		synctest.Wait() // a run may have waited for the call before
 		l.calm(true)
 	}
-	l.promised, l.wentBack = nil, nil
+	l.promised, l.wentBack, l.mixed = nil, nil, false
 	l.first, l.plan, l.before = nil, nil, len(l.w.done(0))
 	l.f.broken = map[string]bool{}
 	l.count()
@@ -426,7 +428,7 @@ func (l *lifetime) begun(plan Plan) {
 	case by.Options.Rollback:
 		l.count() // the way back begins with what there is now
 		l.wentBack = &by
-	case by.Options.NoDeps && len(by.Scope) > 0 && !slices.ContainsFunc(by.Scope, func(s string) bool { return autoscaled(by.Project.Services[s]) == nil }):
+	case byAutoscaler(by):
 		l.count() // so does what takes back a step of autoscaling
 	}
 }
@@ -486,6 +488,8 @@ func (l *lifetime) law(part, object string) error {
 	}
 	if part == "pull" {
 		delete(l.pulls, object)
+		// Autoscaling replaces nobody, and what it has pulled may be another image.
+		l.mixed = l.mixed || byAutoscaler(r.Goal)
 	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project && !(runsNeed[part] && l.runs(r.Goal)) {
 		l.w.lawBroken("%s %s before all images are here", part, object)
 	}
@@ -508,6 +512,7 @@ func (l *lifetime) settled(w wish, full bool) error {
 			break
 		}
 	}
+	l.calm(true)
 	if err := l.untouched(); err != nil {
 		return err
 	}
@@ -517,6 +522,9 @@ func (l *lifetime) settled(w wish, full bool) error {
 	r := l.s.stored("shop")
 	if l.disturbed = l.disturbed && !(full && w.all); l.disturbed || !full || r == nil {
 		return nil // what no call has asked for stays as it is
+	}
+	if l.mixed {
+		return nil
 	}
 	if r.Phase != Settled {
 		return fmt.Errorf("the call has succeeded and the project is %s", r.Phase)
