@@ -180,6 +180,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		d.opened("socket", func() error { return ignoreClosed(l.Close()) })
 	}
 	d.spare = newSpare(d.Root, d.Log)
+	d.opened("spare", func() error { d.spare.end(); return nil })
 	d.spare.keep()
 	d.fabric, err = network.Open(ctx, network.Options{
 		Root: d.Root, Run: d.Run, Instance: d.instance(), Sockets: d.sockets, Log: d.Log,
