@@ -276,7 +276,8 @@ func (p *project) serve(c *call) error {
 	if err != nil {
 		return err
 	}
-	next := record{Goal: goal, Was: r.before(), Phase: Walking}
+	p.ending = ends(plan)
+	next := record{Goal: goal, Was: r.before(), Phase: Walking, Unasked: c.unasked}
 	if r != nil {
 		before := *r
 		p.ended(&before, Interrupted, errLater)
@@ -299,7 +300,6 @@ func (p *project) serve(c *call) error {
 	if !goal.IsDown() && (changed || acts(plan)) {
 		p.begin(&next, c.kind, c.to, plan)
 	}
-	p.ending = ends(plan)
 	if err := p.keep(next); err != nil {
 		return err
 	}
@@ -328,7 +328,7 @@ func (p *project) settle(r record) error {
 	if r.Goal.IsDown() {
 		return p.forget()
 	}
-	r.Phase, r.Error = Settled, ""
+	r.Phase, r.Error, r.Unasked = Settled, "", false
 	p.ended(&r, Done, nil)
 	return p.keep(r)
 }
@@ -414,7 +414,7 @@ func acts(p Plan) bool {
 
 // ends reports whether a plan does nothing but stop and remove.
 func ends(p Plan) bool {
-	return !slices.ContainsFunc(p.Steps, func(s Step) bool {
+	return len(p.Steps) > 0 && !slices.ContainsFunc(p.Steps, func(s Step) bool {
 		verb := s.Do.What().Verb
 		return verb != "stop" && verb != "remove"
 	})
@@ -452,7 +452,9 @@ func (p *project) resume() {
 	p.s.log.Warn("a walk has failed", "project", p.name, "try", p.tries, "error", err)
 	if p.tries >= mostTries || len(brokenUpdates(err)) > 0 {
 		p.ended(&next, NotDone, err)
-		next.Phase, next.Error = Failed, err.Error()
+		if next.Phase, next.Error = Failed, err.Error(); next.Unasked {
+			next.Phase, next.Error, next.Unasked = Settled, "", false // nobody would look into it
+		}
 		if err := p.keep(next); err == nil {
 			return
 		}

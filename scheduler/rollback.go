@@ -57,7 +57,7 @@ func (p *project) takeBack(before record, given Goal) error {
 	if before.Phase == Settled {
 		before.Goal = before.Goal.clone()
 		before.Goal.Scope, before.Goal.Options = given.Scope, given.Options
-		before.Phase = Walking
+		before.Phase, before.Unasked = Walking, true
 	}
 	if err := p.keep(before); err != nil || before.Phase != Walking {
 		return err

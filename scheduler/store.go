@@ -28,6 +28,8 @@ type record struct {
 	// Revision is the history's entry for the walk under way, Base for the last
 	// goal that came about; 0: there is none.
 	Revision, Base int
+	// Unasked: nobody has called for the walk under way.
+	Unasked bool
 }
 
 // recordVersion is the form of a record on disk.
@@ -42,8 +44,9 @@ type wireRecord struct {
 	Repairing  time.Time `json:"repairing,omitzero"`
 	Restarting []string  `json:"restarting,omitempty"`
 	// Entries of the history.
-	Revision int `json:"revision,omitempty"`
-	Base     int `json:"base,omitempty"`
+	Revision int  `json:"revision,omitempty"`
+	Base     int  `json:"base,omitempty"`
+	Unasked  bool `json:"unasked,omitempty"`
 }
 
 // shelf is where records are kept: a [store], and memory where a million lives
@@ -156,7 +159,7 @@ func (s store) read(path string) (record, error) {
 	if name := strings.TrimSuffix(filepath.Base(path), ".json"); w.Goal.Project == nil || w.Goal.Project.Name != name {
 		return record{}, fmt.Errorf("it holds no goal of project %s", name)
 	}
-	r := record{Goal: w.Goal, Phase: w.Phase, Error: w.Error, Repairing: w.Repairing, Restarting: w.Restarting, Revision: w.Revision, Base: w.Base}
+	r := record{Goal: w.Goal, Phase: w.Phase, Error: w.Error, Repairing: w.Repairing, Restarting: w.Restarting, Revision: w.Revision, Base: w.Base, Unasked: w.Unasked}
 	if w.Was != "" {
 		// It only serves to say what has changed: no reason to lose the goal.
 		r.Was, _ = compose.Decode([]byte(w.Was))
@@ -169,7 +172,7 @@ func (s store) path(name string) string { return filepath.Join(s.dir, name+".jso
 // save replaces a record: whoever reads, or crashes, finds the old one or the
 // new one.
 func (s store) save(name string, r record) error {
-	w := wireRecord{Version: recordVersion, Phase: r.Phase, Error: r.Error, Goal: r.Goal, Repairing: r.Repairing, Restarting: r.Restarting, Revision: r.Revision, Base: r.Base}
+	w := wireRecord{Version: recordVersion, Phase: r.Phase, Error: r.Error, Goal: r.Goal, Repairing: r.Repairing, Restarting: r.Restarting, Revision: r.Revision, Base: r.Base, Unasked: r.Unasked}
 	if r.Was != nil {
 		text, err := compose.Encode(r.Was)
 		if err != nil {
