@@ -117,7 +117,7 @@ bench: build
 	$(GO) run ./tests/bench
 
 # Asks Debian's dockerd again what tests/recorded compares gantry with.
-record:
+record: modules
 	@scripts/setup bench
 	@scripts/images $(IMAGES) busybox
 	$(GO) run ./tests/recorded/record
