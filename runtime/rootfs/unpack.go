@@ -86,7 +86,7 @@ func broken(err error) error {
 // misnamed gives an error its class that nothing but the archive's names brings
 // about: with what they have made, or with each other.
 func misnamed(err error) error {
-	for _, errno := range []error{unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EISDIR} {
+	for _, errno := range []error{unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EISDIR} {
 		if errors.Is(err, errno) {
 			return invalid{err}
 		}

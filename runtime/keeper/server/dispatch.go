@@ -168,7 +168,7 @@ func (s *Server) hello(r *request) (any, error) {
 		r.resume = h.Resume
 		r.bare.Store(h.Protocol < 2)
 		program, _ := os.Readlink("/proc/self/exe")
-		return keeper.Welcome{Protocol: keeper.Protocol, Pid: os.Getpid(), Program: program}, nil
+		return keeper.Welcome{Protocol: min(h.Protocol, keeper.Protocol), Pid: os.Getpid(), Program: program}, nil
 	})
 }
 
