@@ -19,14 +19,7 @@ import (
 // up is the goal and the first plan for a project in YAML on a fresh machine.
 func up(t *testing.T, yaml string, o Options) (*sim, Goal, Plan) {
 	t.Helper()
-	p, err := load(yaml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked, err := NewGoal(p, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	asked := goalOf(t, yaml, o)
 	w := newSim()
 	w.image("busybox", "sha256:1")
 	have := w.look(asked)
@@ -36,6 +29,20 @@ func up(t *testing.T, yaml string, o Options) (*sim, Goal, Plan) {
 		t.Fatal(err)
 	}
 	return w, g, plan
+}
+
+// goalOf is the goal of a file.
+func goalOf(t *testing.T, yaml string, o Options) Goal {
+	t.Helper()
+	p, err := load(yaml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := NewGoal(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 // slow lets every action but these take a second of virtual time.

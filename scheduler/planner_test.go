@@ -57,17 +57,11 @@ func TestStepsHaveTheirChanges(t *testing.T) {
 	if err := Execute(t.Context(), w, plan, nil); err != nil {
 		t.Fatal(err)
 	}
-	is, err := load("services:\n  db: {image: busybox, mem_limit: 64m}\n  web: {image: busybox, depends_on: [db], scale: 2, command: other}\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	next, err := NewGoal(is, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	next := goalOf(t, "services:\n  db: {image: busybox, mem_limit: 64m}\n  web: {image: busybox, depends_on: [db], scale: 2, command: other}\n", Options{})
 	have := w.look(g, next)
 	have.Was = g.Project
-	if plan, err = Reconcile(Merge(&g, next, have), have); err != nil {
+	plan, err := Reconcile(Merge(&g, next, have), have)
+	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string][]Change{}
@@ -114,17 +108,11 @@ func TestAwaitsTellTwoOfANumberApart(t *testing.T) {
 	if err := Execute(t.Context(), w, plan, nil); err != nil {
 		t.Fatal(err)
 	}
-	is, err := load("services: {web: {image: busybox, scale: 3, command: b, deploy: {update_config: {parallelism: 1}}}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	next, err := NewGoal(is, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	next := goalOf(t, "services: {web: {image: busybox, scale: 3, command: b, deploy: {update_config: {parallelism: 1}}}}", Options{})
 	have := w.look(g, next)
 	next = Merge(&g, next, have)
-	if plan, err = Reconcile(next, have); err != nil {
+	plan, err := Reconcile(next, have)
+	if err != nil {
 		t.Fatal(err)
 	}
 	w.fault = func(part, _ string) error { // the daemon dies before anybody leaves
@@ -160,14 +148,7 @@ func TestMadeWithoutParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.named("shop-web-1").Parts = ""
-	is, err := load("services: {web: {image: busybox, mem_limit: 64m}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	limited, err := NewGoal(is, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	limited := goalOf(t, "services: {web: {image: busybox, mem_limit: 64m}}", Options{})
 	for _, c := range []struct {
 		what string
 		goal Goal
