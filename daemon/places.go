@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"gantry/runtime/keeper"
+
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
@@ -41,11 +43,10 @@ func openPlaces(c Config) (p *places, err error) {
 			return p, err
 		}
 		p.locks = append(p.locks, f)
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return p, fmt.Errorf("%s: another gantryd uses this directory; stop it (gantry daemon stop) or choose another --root and --run", path)
-			}
-			return p, fmt.Errorf("lock %s: %w", path, err)
+		if err := keeper.LockFile(f); errors.Is(err, keeper.ErrLocked) {
+			return p, fmt.Errorf("%s: another gantryd uses this directory; stop it (gantry daemon stop) or choose another --root and --run", path)
+		} else if err != nil {
+			return p, err
 		}
 	}
 	if err := ownMount(c.Run); err != nil {

@@ -2,6 +2,8 @@ package keeper
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -43,6 +45,38 @@ func WaitPidfd(ctx context.Context, pidfd *os.File) error {
 	}
 	return err
 }
+
+// Patience is how long a lock is waited for whose holder may be dying.
+const Patience = 2 * time.Second
+
+// LockFile locks a file for this process alone. A process that is being killed
+// may be seen dead (its sockets refuse) while the kernel has not closed all of
+// its files, so the lock is waited for, and ErrLocked says that its holder lives.
+// Then somebody waits on, and would get the lock: the caller closes f and ends.
+func LockFile(f *os.File) error {
+	got := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				got <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		return nil
+	case <-time.After(Patience):
+		return ErrLocked
+	}
+}
+
+// ErrLocked means that another process holds the lock.
+var ErrLocked = errors.New("locked by another process")
 
 // Parked is an open descriptor that is only kept for somebody else. Unlike an
 // os.File it is unknown to Go's poller, which would wake its owner for every

@@ -29,13 +29,21 @@ type guard struct {
 
 func (g *guard) close() { closeAll([]*os.File{g.pidfd, g.mnt}) }
 
-// Back-off of restarts: at once the first time, then later and later for a
-// daemon that dies soon after its start.
+// A daemon that dies is started again at once, and later and later when it dies
+// soon after its start.
 const (
-	restartMin  = 100 * time.Millisecond
+	restartMin  = 10 * time.Millisecond
 	restartMax  = 30 * time.Second
 	restartLong = 30 * time.Second // a life that long begins anew
 )
+
+// backOff is how long the next start waits, after a life and an earlier wait.
+func backOff(earlier, lived time.Duration) time.Duration {
+	if lived >= restartLong {
+		return 0
+	}
+	return min(max(2*earlier, restartMin), restartMax)
+}
 
 func (s *Server) setGuard(r *request) error {
 	return do(r, func(g keeper.Guard) error {
@@ -95,11 +103,11 @@ func (s *Server) guardLeft(c *conn) {
 	if err := keeper.WaitPidfd(s.ctx, g.pidfd); err != nil {
 		return
 	}
-	wait := time.Duration(0)
-	if time.Since(g.since) < restartLong {
-		wait = restartMin
-	}
-	for {
+	for lived := time.Since(g.since); ; {
+		s.mu.Lock()
+		s.restartWait = backOff(s.restartWait, lived)
+		wait := s.restartWait
+		s.mu.Unlock()
 		select {
 		case <-time.After(wait):
 		case <-s.ctx.Done():
@@ -112,10 +120,7 @@ func (s *Server) guardLeft(c *conn) {
 			return // a daemon that came so far that it asked to be guarded has a guard of its own
 		}
 		s.log.Error("start the daemon again", "error", err)
-		if time.Since(began) > restartLong {
-			wait = 0
-		}
-		wait = min(max(2*wait, restartMin), restartMax)
+		lived = time.Since(began)
 	}
 }
 

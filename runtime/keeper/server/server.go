@@ -58,18 +58,19 @@ type Server struct {
 
 	clones chan struct{} // bounds processes being made at the same time
 
-	mu         sync.Mutex
-	containers map[string]*container
-	conns      map[*conn]struct{}
-	helpers    map[*helper]struct{}
-	holds      map[string][]keeper.Parked
-	guard      *guard
-	guarded    chan struct{} // a guard was set
-	settled    bool          // a client has deposited what it holds
-	upgrading  string
-	next       *os.File        // the socket, for the program that comes after
-	parents    map[string]bool // cgroups we have looked at or made; see ownCgroup
-	entering   map[string]int  // those in which containers are being made
+	mu          sync.Mutex
+	containers  map[string]*container
+	conns       map[*conn]struct{}
+	helpers     map[*helper]struct{}
+	holds       map[string][]keeper.Parked
+	guard       *guard
+	guarded     chan struct{} // a guard was set
+	restartWait time.Duration // before the daemon's last restart
+	settled     bool          // a client has deposited what it holds
+	upgrading   string
+	next        *os.File        // the socket, for the program that comes after
+	parents     map[string]bool // cgroups we have looked at or made; see ownCgroup
+	entering    map[string]int  // those in which containers are being made
 
 	filters filters
 	breadth breadth
@@ -157,8 +158,8 @@ func (s *Server) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opts.Run}, elem...)...)
 }
 
-// takeLock waits for the lock a moment: a keeper that is being killed may be
-// seen dead by its client before the kernel has closed its files.
+// takeLock makes this keeper the only one of its directory, or has the lock from
+// the keeper it replaces.
 func (s *Server) takeLock() error {
 	if s.opts.Lock != nil {
 		s.lock = s.opts.Lock
@@ -169,27 +170,15 @@ func (s *Server) takeLock() error {
 	if err != nil {
 		return err
 	}
-	got := make(chan error, 1)
-	go func() {
-		for {
-			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-			if err != unix.EINTR {
-				got <- err
-				return
-			}
+	if err := keeper.LockFile(f); err != nil {
+		f.Close()
+		if errors.Is(err, keeper.ErrLocked) {
+			return errBusy
 		}
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		s.lock = f
-		return nil
-	case <-time.After(2 * time.Second):
-		return errBusy // the process ends now, and the goroutine with it
+		return err
 	}
+	s.lock = f
+	return nil
 }
 
 // privateRootfs makes RUN/rootfs a mount whose own mounts are seen by this
