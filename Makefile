@@ -12,12 +12,15 @@ COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null)
 STAMP    := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # Everything is compiled alike, also what tests build on their own: so it is
 # compiled once. The tag seccomp gives tests what the product has; what is special
-# about the modules is in scripts/modules. No program keeps what debuggers read.
-export GOFLAGS := -trimpath -tags=seccomp,netgo,osusergo -modfile=$(CURDIR)/build/gantry.mod -gcflags=all=-dwarf=false
-# The compiler collects its garbage less often: a fifth less work, for memory
-# that it has for seconds. What it has compiled must not inherit that.
-COMPILE  := GOGC=800 $(GO)
-ASIDE    := -exec 'env -u GOGC'
+# about the modules is in scripts/modules. No program keeps what debuggers read,
+# and no package is compiled by several threads: there are packages enough. Go's
+# own are compiled as everybody does, for the image golang has them, too.
+export GOFLAGS := -trimpath -tags=seccomp,netgo,osusergo -modfile=$(CURDIR)/build/gantry.mod '-gcflags=all=-dwarf=false -c=1' -gcflags=std=
+# The compiler collects its garbage only when there is much: a quarter less work,
+# for memory that it has for seconds. What it has compiled must not inherit that.
+SPARING  := GOGC=off GOMEMLIMIT=2GiB
+COMPILE  := $(SPARING) $(GO)
+ASIDE    := -exec 'env -u GOGC -u GOMEMLIMIT'
 # What cgo makes of a file names the directory it was in, which nothing in the
 # build cache's key does; vet reads that file. The flag puts it there: a cache
 # filled by another checkout, since removed, is no use to this one.
@@ -28,7 +31,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 .PHONY: modules build images demo test ahead unit lives soak scenarios load wholeness chaos mutate bench record fuzz lint fmt install uninstall clean
 
 build: modules
-	GOGC=800 GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
+	$(SPARING) GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w' -o $(BIN)/gantry-registry ./cmd/gantry-registry
@@ -47,6 +50,7 @@ demo: build
 # unit tests need is compiled while scenarios wait, and only then.
 test:
 	@scripts/setup test
+	@scripts/images $(IMAGES) golang
 	@$(MAKE) --no-print-directory -j2 --output-sync=none build images
 	@$(MAKE) --no-print-directory -j2 --output-sync=none scenarios ahead
 	@$(MAKE) --no-print-directory unit
@@ -60,17 +64,17 @@ images:
 UNIT = $$($(GO) list ./... | grep -v -e '/tests' -e '/registry$$' -e '/cmd/gantry$$' -e '/cmd/gantry-')
 
 # To compile without inlining takes a quarter less.
-RACE := -race '-gcflags=all=-l -dwarf=false'
+RACE := -race '-gcflags=all=-l -dwarf=false -c=1'
 
 # Only compiles and reads, and has the processors when nobody else wants them.
 ahead: build
-	GOGC=800 chrt --idle 0 $(GO) build $(RACE) $$($(GO) list $(UNIT) | grep -v '/cmd/') # which would be linked, too
-	GOGC=800 chrt --idle 0 env $(VET)
+	$(SPARING) chrt --idle 0 $(GO) build $(RACE) $$($(GO) list $(UNIT) | grep -v '/cmd/') # which would be linked, too
+	$(SPARING) chrt --idle 0 env $(VET)
 
 unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
-	GOGC=800 $(VET)
+	$(SPARING) $(VET)
 	$(COMPILE) test $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
