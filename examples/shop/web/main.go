@@ -21,8 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
 	_ "github.com/lib/pq"
-	"github.com/redis/go-redis/v9"
 )
 
 func main() {
@@ -93,9 +93,24 @@ func check(ctx context.Context) error {
 // shop answers requests.
 type shop struct {
 	db       *sql.DB
-	cache    *redis.Client
+	cache    *redis.Pool
 	name     string
 	greeting string
+}
+
+// cache keeps connections. One whose server has died meanwhile is not given out.
+func cache(address string) *redis.Pool {
+	return &redis.Pool{
+		MaxIdle:     16,
+		IdleTimeout: time.Minute,
+		DialContext: func(ctx context.Context) (redis.Conn, error) {
+			return redis.DialContext(ctx, "tcp", address, redis.DialConnectTimeout(2*time.Second))
+		},
+		TestOnBorrowContext: func(ctx context.Context, c redis.Conn, _ time.Time) error {
+			_, err := redis.DoContext(c, ctx, "PING")
+			return err
+		},
+	}
 }
 
 func serve(ctx context.Context) error {
@@ -106,7 +121,7 @@ func serve(ctx context.Context) error {
 	defer db.Close()
 	db.SetMaxOpenConns(8)
 	name, _ := os.Hostname()
-	s := &shop{db: db, cache: redis.NewClient(&redis.Options{Addr: os.Getenv("CACHE_ADDR")}), name: name, greeting: "Hello"}
+	s := &shop{db: db, cache: cache(os.Getenv("CACHE_ADDR")), name: name, greeting: "Hello"}
 	// A shop without a greeting of its own (Docker Compose 1 knows no configs)
 	// opens all the same.
 	if text, err := os.ReadFile("/etc/shop/greeting"); err == nil {
@@ -134,12 +149,22 @@ func serve(ctx context.Context) error {
 }
 
 func (s *shop) home(w http.ResponseWriter, r *http.Request) {
-	visits, err := s.cache.Incr(r.Context(), "visits").Result()
+	visits, err := s.visits(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
 	fmt.Fprintf(w, "%s from %s. You are visitor %d.\n", s.greeting, s.name, visits)
+}
+
+// visits counts one more.
+func (s *shop) visits(ctx context.Context) (int, error) {
+	conn, err := s.cache.GetContext(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	return redis.Int(redis.DoContext(conn, ctx, "INCR", "visits"))
 }
 
 func (s *shop) health(w http.ResponseWriter, r *http.Request) {
