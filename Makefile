@@ -14,10 +14,11 @@ STAMP    := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # compiled once. The tag seccomp gives tests what the product has; what is special
 # about the modules is in scripts/modules. No program keeps what debuggers read.
 export GOFLAGS := -trimpath -tags=seccomp,netgo,osusergo -modfile=$(CURDIR)/build/gantry.mod -gcflags=all=-dwarf=false
-# The compiler collects its garbage less often: a fifth less work, for memory
-# that it has for seconds. What it has compiled must not inherit that.
-COMPILE  := GOGC=800 $(GO)
-ASIDE    := -exec 'env -u GOGC'
+# The compiler collects no garbage unless it has a gigabyte: a fifth less work,
+# for memory that it has for seconds. What it has compiled must not inherit that.
+LAVISH   := GOGC=off GOMEMLIMIT=1GiB
+COMPILE  := $(LAVISH) $(GO)
+ASIDE    := -exec 'env -u GOGC -u GOMEMLIMIT'
 # What cgo makes of a file names the directory it was in, which nothing in the
 # build cache's key does; vet reads that file. The flag puts it there: a cache
 # filled by another checkout, since removed, is no use to this one.
@@ -28,7 +29,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 .PHONY: modules build images demo test ahead unit lives soak scenarios load wholeness chaos mutate bench record fuzz lint fmt install uninstall clean
 
 build: modules
-	GOGC=800 GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
+	$(LAVISH) GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
 	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w' -o $(BIN)/gantry-registry ./cmd/gantry-registry
@@ -64,13 +65,13 @@ RACE := -race '-gcflags=all=-l -dwarf=false'
 
 # Only compiles and reads, and has the processors when nobody else wants them.
 ahead: build
-	GOGC=800 chrt --idle 0 $(GO) build $(RACE) $$($(GO) list $(UNIT) | grep -v '/cmd/') # which would be linked, too
-	GOGC=800 chrt --idle 0 env $(VET)
+	chrt --idle 0 env $(COMPILE) build $(RACE) $$($(GO) list $(UNIT) | grep -v '/cmd/') # which would be linked, too
+	chrt --idle 0 env $(LAVISH) $(VET)
 
 unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
-	GOGC=800 $(VET)
+	$(LAVISH) $(VET)
 	$(COMPILE) test $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
