@@ -65,7 +65,7 @@ RACE := -race '-gcflags=all=-l -dwarf=false'
 
 # Only compiles and reads, and has the processors when nobody else wants them.
 ahead: build
-	chrt --idle 0 env $(COMPILE) build $(RACE) $$($(GO) list $(UNIT) | grep -v '/cmd/') # which would be linked, too
+	chrt --idle 0 env $(COMPILE) build $(RACE) $$($(GO) list $(UNIT) | grep -v -e '/cmd/' -e '/cli$$') # linked, or for those alone
 	chrt --idle 0 env $(LAVISH) $(VET)
 
 unit: build
