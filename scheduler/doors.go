@@ -34,11 +34,11 @@ func (p *planner) door(s, d *service, e compose.Edge) []int {
 	}
 	switch e.Condition {
 	case compose.ConditionHealthy:
-		if !d.all(func(c Container) bool { return c.Status == Running && c.Health == Healthy }) {
+		if !d.all(func(c *Container) bool { return c.Status == Running && c.Health == Healthy }) {
 			return []int{p.await(d, IsHealthy, !e.Required, why)}
 		}
 	case compose.ConditionCompleted:
-		if !d.all(Container.completed) {
+		if !d.all((*Container).completed) {
 			return []int{p.await(d, IsCompleted, !e.Required, why)}
 		}
 	default:
@@ -57,7 +57,7 @@ func (p *planner) door(s, d *service, e compose.Edge) []int {
 
 // all reports whether every replica is there, is left as it is and meets the
 // condition.
-func (s *service) all(ok func(Container) bool) bool {
+func (s *service) all(ok func(*Container) bool) bool {
 	return !slices.ContainsFunc(s.replicas, func(r replica) bool { return r.fresh || r.acted || !ok(r.old) })
 }
 
@@ -114,13 +114,13 @@ func (p *planner) awaitAll() error {
 		if !s.runs() {
 			continue
 		}
-		condition, met := IsReady, Container.ready
+		condition, met := IsReady, (*Container).ready
 		switch {
 		case p.jobs[s.name]:
-			condition, met = IsCompleted, Container.completed
+			condition, met = IsCompleted, (*Container).completed
 		case runsOnce(s.conf):
 			// Nobody has said whether it is a service or a job: it may end well.
-			met = func(c Container) bool { return c.ready() || c.completed() }
+			met = func(c *Container) bool { return c.ready() || c.completed() }
 		}
 		_, healthy := p.awaits[awaitKey{s.name, IsHealthy, false}]
 		if !s.all(met) && (condition != IsReady || !healthy) {
@@ -133,7 +133,7 @@ func (p *planner) awaitAll() error {
 // dependencyRenewed says which dependency declared with restart: true was made
 // anew since the container started, "" if none. Only when all its replicas are
 // younger was it: one more of them is no reason.
-func (p *planner) dependencyRenewed(s *service, c Container) string {
+func (p *planner) dependencyRenewed(s *service, c *Container) string {
 	if p.done(s, c) || c.StartedAt.IsZero() {
 		return ""
 	}
@@ -189,7 +189,7 @@ func (p *planner) joined(name string) (replica, bool) {
 
 // joinChanged says which container the replica shares a namespace with is
 // another one now, "" if none.
-func (p *planner) joinChanged(s *service, c Container) string {
+func (p *planner) joinChanged(s *service, c *Container) string {
 	for _, t := range joinTargets(s.conf) {
 		r, ok := p.joined(t)
 		if ok && (r.fresh || len(c.Joins) > 0 && !slices.Contains(c.Joins, r.old.ID)) {

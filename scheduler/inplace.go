@@ -60,7 +60,7 @@ func (p *planner) wantedParts(s *service) string {
 // partsOf is LabelParts of a container. One of an older gantry has a hash of
 // everything instead: that is enough if it is as wanted, or if the project it
 // was made from is still known. "": not known.
-func (p *planner) partsOf(s *service, c Container) string {
+func (p *planner) partsOf(s *service, c *Container) string {
 	switch {
 	case c.Parts != "":
 		return c.Parts
@@ -85,7 +85,7 @@ func (p *planner) partsOf(s *service, c Container) string {
 }
 
 // renewed reports whether a container is to be replaced by a new one.
-func (p *planner) renewed(s *service, c Container) bool {
+func (p *planner) renewed(s *service, c *Container) bool {
 	return p.outdated(s, c) && (!p.reshapable(s, c) || p.stopping[c.ID] != 0 ||
 		// Stopped since the service was asked for: by a plan that had to, and
 		// died before it replaced the container.
@@ -93,7 +93,7 @@ func (p *planner) renewed(s *service, c Container) bool {
 }
 
 // reshapable reports whether all that has changed can be had in place.
-func (p *planner) reshapable(s *service, c Container) bool {
+func (p *planner) reshapable(s *service, c *Container) bool {
 	if c.Generation < s.want.Generation || p.otherImage(s, c) {
 		return false
 	}
@@ -141,7 +141,7 @@ func joinable(what string, both bool) bool {
 }
 
 // reshape is the step that changes a container in place.
-func (p *planner) reshape(s *service, c Container) (int, error) {
+func (p *planner) reshape(s *service, c *Container) (int, error) {
 	if step := p.updating[c.ID]; step != 0 {
 		return step, nil
 	}

@@ -95,7 +95,7 @@ func (p *planner) ours(dir string) bool {
 }
 
 // noteForeign speaks of containers that stay because they are another place's.
-func (p *planner) noteForeign(list []Container) {
+func (p *planner) noteForeign(list []*Container) {
 	byDir := map[string][]string{}
 	for _, c := range list {
 		byDir[c.Dir] = append(byDir[c.Dir], c.Name)

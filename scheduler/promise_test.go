@@ -60,7 +60,7 @@ func promises(w *sim, g Goal, plan Plan) map[string]promise {
 func readyNow(w *sim, service string, t Trial, without *Container) int {
 	numbers := map[int]bool{}
 	for _, c := range w.containers {
-		if c != without && c.Project == "shop" && c.Service == service && !c.OneOff && t.Stood(*c, w.clock) {
+		if c != without && c.Project == "shop" && c.Service == service && !c.OneOff && t.Stood(c, w.clock) {
 			numbers[c.Number] = true
 		}
 	}
@@ -88,7 +88,7 @@ func batchSize(g Goal, service string) int {
 // stopLaws holds the stop of a container to what was promised.
 func stopLaws(w *sim, c *Container, promises map[string]promise, broken map[string]bool) {
 	p, ok := promises[c.Service]
-	if !ok || broken[c.Service] || !p.trial.Stood(*c, w.clock) {
+	if !ok || broken[c.Service] || !p.trial.Stood(c, w.clock) {
 		return
 	}
 	if left := readyNow(w, c.Service, p.trial, c); left < p.least {

@@ -10,18 +10,18 @@ import (
 )
 
 // outdated reports whether a container is not what its service wants now.
-func (p *planner) outdated(s *service, c Container) bool {
+func (p *planner) outdated(s *service, c *Container) bool {
 	return p.partsOf(s, c) != p.wantedParts(s) || c.Uses != s.uses || c.Generation < s.want.Generation || p.otherImage(s, c)
 }
 
 // otherImage reports whether a container was made from another image than the
 // service wants.
-func (p *planner) otherImage(s *service, c Container) bool {
+func (p *planner) otherImage(s *service, c *Container) bool {
 	return s.id != "" && c.ImageID != "" && c.ImageID != s.id
 }
 
 // changed says why a container is not what its service wants now, "" if it is.
-func (p *planner) changed(s *service, c Container) string {
+func (p *planner) changed(s *service, c *Container) string {
 	if !p.outdated(s, c) {
 		return ""
 	}
@@ -48,7 +48,7 @@ func (p *planner) changed(s *service, c Container) string {
 }
 
 // origin is the project a container was made from, nil if it is not known.
-func (p *planner) origin(s *service, c Container) *compose.Project {
+func (p *planner) origin(s *service, c *Container) *compose.Project {
 	for _, was := range []*compose.Project{p.have.Was, p.have.Tried} {
 		if was == nil {
 			continue
@@ -73,7 +73,7 @@ func (p *planner) origin(s *service, c Container) *compose.Project {
 
 // fieldReason names the fields of the service that have changed, if the
 // project the container was made from is known.
-func (p *planner) fieldReason(s *service, c Container) string {
+func (p *planner) fieldReason(s *service, c *Container) string {
 	was := p.origin(s, c)
 	if was == nil {
 		return changedParts(c.Parts, p.wantedParts(s))
@@ -109,7 +109,7 @@ func changedParts(was, is string) string {
 
 // changesOf are the fields that have changed since a container was made, as
 // far as they are known. All replicas share them.
-func (p *planner) changesOf(s *service, c Container) []Change {
+func (p *planner) changesOf(s *service, c *Container) []Change {
 	if was := p.origin(s, c); was != nil && p.partsOf(s, c) != p.wantedParts(s) {
 		return p.fieldChanges(s, was)
 	}
@@ -123,7 +123,8 @@ func (p *planner) fieldChanges(s *service, was *compose.Project) []Change {
 	if asked {
 		return all
 	}
-	all = serviceChanges(compose.Effective(was.Services[s.name]), compose.Effective(*s.conf))
+	before, now := compose.Effective(was.Services[s.name]), compose.Effective(*s.conf)
+	all = serviceChanges(&before, &now)
 	for _, ref := range s.conf.Secrets {
 		if was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
 			all = append(all, Change{Field: "content of secret " + ref.Source, Hidden: true})

@@ -102,9 +102,9 @@ type planner struct {
 	restarting []string               // ids of what it has stopped, perhaps
 	problems   []string               // of Repair
 	lacking    map[string]string      // network or volume, as lack writes it → why it cannot be had
-	containers map[string][]Container // of the project, by service; no one-offs
+	containers map[string][]*Container // of the project, by service; no one-offs
 	withheld   map[string][]int       // numbers of replicas a call has removed, by service
-	byID       map[string]Container   // all; nil: not asked yet
+	byID       map[string]*Container   // all; nil: not asked yet
 	services   map[string]*service    // those planned for
 	order      []*service             // the same, dependencies first
 	jobs       map[string]bool        // services somebody waits for to complete
@@ -163,13 +163,13 @@ type service struct {
 type replica struct {
 	number int
 	name   string
-	old    Container // zero if there is none
+	old    *Container // nil if there is none
 	why    string    // old is to be replaced
 	// updated is the step that changes old in place, if there is one.
 	updated []int
 	// before are others of its number that still serve and leave when it is
 	// ready.
-	before []Container
+	before []*Container
 	fresh  bool // made in this plan
 	acted  bool // touched in this plan
 }
@@ -184,17 +184,17 @@ type awaitKey struct {
 func newPlanner(want Goal, have State) *planner {
 	p := &planner{want: want, have: have, p: want.Project,
 		plan:       Plan{Project: want.Project.Name, Parallel: want.Options.Parallel},
-		containers: map[string][]Container{}, withheld: map[string][]int{}, lacking: map[string]string{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
+		containers: map[string][]*Container{}, withheld: map[string][]int{}, lacking: map[string]string{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
 		networks: map[string]int{}, networkHash: map[string]string{}, volumes: map[string]int{},
 		doomed: map[string]int{}, stopping: map[string]int{}, aside: map[string]int{}, updating: map[string]int{}, awaits: map[awaitKey]int{}}
 	count := make(map[string]int, len(want.Services))
 	for i := range have.Containers {
 		count[have.Containers[i].Service]++
 	}
-	for _, c := range have.Containers {
-		if c.Project == p.p.Name && !c.OneOff && !p.withhold(c.Service, c.Number, c.RemovedAt) {
+	for i := range have.Containers {
+		if c := &have.Containers[i]; c.Project == p.p.Name && !c.OneOff && !p.withhold(c.Service, c.Number, c.RemovedAt) {
 			if p.containers[c.Service] == nil {
-				p.containers[c.Service] = make([]Container, 0, count[c.Service])
+				p.containers[c.Service] = make([]*Container, 0, count[c.Service])
 			}
 			p.containers[c.Service] = append(p.containers[c.Service], c)
 		}
@@ -209,7 +209,7 @@ func newPlanner(want Goal, have State) *planner {
 }
 
 // byNumber is the order of containers wherever there must be one.
-func byNumber(a, b Container) int {
+func byNumber(a, b *Container) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 }
 
@@ -224,7 +224,8 @@ func (p *planner) add(s Step) int {
 		}
 	}
 	if !slices.IsSorted(s.After) {
-		s.After = slices.Sorted(slices.Values(s.After))
+		s.After = slices.Clone(s.After)
+		slices.Sort(s.After)
 	}
 	s.After = compactInts(s.After)
 	s.Destroys = cmp.Or(s.Destroys, p.loses(s.Do))
@@ -257,9 +258,9 @@ func (p *planner) loses(a Action) string {
 		return ""
 	}
 	if p.byID == nil {
-		p.byID = map[string]Container{}
-		for _, c := range p.have.Containers {
-			p.byID[c.ID] = c
+		p.byID = map[string]*Container{}
+		for i := range p.have.Containers {
+			p.byID[p.have.Containers[i].ID] = &p.have.Containers[i]
 		}
 	}
 	c := p.byID[id]
@@ -270,7 +271,7 @@ func (p *planner) loses(a Action) string {
 }
 
 // anonymous reports whether a volume that a container mounts is its own.
-func (p *planner) anonymous(c Container, name string) bool {
+func (p *planner) anonymous(c *Container, name string) bool {
 	for _, v := range parsePairs(c.Uses) {
 		if v == name {
 			return false

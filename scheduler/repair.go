@@ -68,7 +68,7 @@ func (p *planner) withhold(service string, number int, at time.Time) bool {
 func (p *planner) away(s *service) []int {
 	numbers := slices.Sorted(slices.Values(p.withheld[s.name]))
 	return slices.DeleteFunc(slices.Compact(numbers), func(n int) bool {
-		return slices.ContainsFunc(p.containers[s.name], func(c Container) bool { return c.Number == n })
+		return slices.ContainsFunc(p.containers[s.name], func(c *Container) bool { return c.Number == n })
 	})
 }
 
@@ -167,7 +167,7 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 			return 0, err
 		}
 		r.fresh, spec.NoStart = true, false // it takes the place of one that runs, or did
-		if slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Name == spec.Name && p.doomed[o.ID] == 0 }) {
+		if slices.ContainsFunc(p.containers[s.name], func(o *Container) bool { return o.ID != c.ID && o.Name == spec.Name && p.doomed[o.ID] == 0 }) {
 			spec.Name = c.Name // of two that share a number the other one has the name, and stays
 		}
 		return p.add(Step{Why: why, After: after, Do: Replace{Old: c.ID, Spec: spec}}), nil
@@ -200,21 +200,21 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 
 // halfway reports whether a repair that nobody saw the end of has stopped the
 // container, and not a call.
-func (p *planner) halfway(c Container) bool {
+func (p *planner) halfway(c *Container) bool {
 	return c.Stopped && !c.present() && slices.Contains(p.restarting, c.ID) && c.FinishedAt.After(p.begun)
 }
 
 // replaced reports whether such a repair has made another container in its
 // place.
-func (p *planner) replaced(s *service, c Container) bool {
-	return p.halfway(c) && slices.ContainsFunc(p.containers[s.name], func(o Container) bool {
+func (p *planner) replaced(s *service, c *Container) bool {
+	return p.halfway(c) && slices.ContainsFunc(p.containers[s.name], func(o *Container) bool {
 		return o.ID != c.ID && o.Number == c.Number && !o.broken() && o.Created.After(p.begun)
 	})
 }
 
 // served reports whether another container of the same number runs.
-func (p *planner) served(s *service, c Container) bool {
-	return slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Number == c.Number && o.present() })
+func (p *planner) served(s *service, c *Container) bool {
+	return slices.ContainsFunc(p.containers[s.name], func(o *Container) bool { return o.ID != c.ID && o.Number == c.Number && o.present() })
 }
 
 // networkLost says which network of a running container is made anew.
@@ -230,7 +230,7 @@ func (p *planner) networkLost(s *service) string {
 // dependencyRestarted says which dependency declared with restart: true was
 // started anew since the container was, and is ready, "" if none. Of several
 // replicas all must have been: one of them more or less is no reason.
-func (p *planner) dependencyRestarted(s *service, c Container) string {
+func (p *planner) dependencyRestarted(s *service, c *Container) string {
 	if c.Status != Running {
 		return ""
 	}

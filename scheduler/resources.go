@@ -399,9 +399,9 @@ func (p *planner) freeNames() error {
 
 // nameKept is the container that has the container_name of a service, is of one
 // that nothing is planned for, and stays.
-func (p *planner) nameKept(s *service) (Container, bool) {
+func (p *planner) nameKept(s *service) (*Container, bool) {
 	if s.conf.ContainerName == "" || !s.runs() || p.want.policy(s.name) == Never {
-		return Container{}, false
+		return nil, false
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
 		if p.services[name] != nil {
@@ -413,14 +413,14 @@ func (p *planner) nameKept(s *service) (Container, bool) {
 			}
 		}
 	}
-	return Container{}, false
+	return nil, false
 }
 
 // nameHolder is the container that has the container_name of a service and is
 // another one's, and whose it is.
-func (p *planner) nameHolder(s *service) (Container, *service) {
+func (p *planner) nameHolder(s *service) (*Container, *service) {
 	if s.conf.ContainerName == "" {
-		return Container{}, nil
+		return nil, nil
 	}
 	for _, other := range p.order {
 		if other == s {
@@ -432,7 +432,7 @@ func (p *planner) nameHolder(s *service) (Container, *service) {
 			}
 		}
 	}
-	return Container{}, nil
+	return nil, nil
 }
 
 // named is the step that frees the name a service gets, if there is one.
@@ -455,11 +455,11 @@ func hostPorts(s *compose.Service) []string {
 }
 
 // doom removes a container before its service is planned for.
-func (p *planner) doom(c Container, why string) int {
+func (p *planner) doom(c *Container, why string) int {
 	return p.removeEarly(c, why, RemoveOptions{Timeout: p.want.Options.Timeout})
 }
 
-func (p *planner) removeEarly(c Container, why string, o RemoveOptions) int {
+func (p *planner) removeEarly(c *Container, why string, o RemoveOptions) int {
 	id, ok := p.doomed[c.ID]
 	if !ok {
 		var after []int

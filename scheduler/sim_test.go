@@ -690,7 +690,7 @@ func (w *sim) check(s AwaitSpec, number int) error {
 		if ready := c.StartedAt.Add(t.For); c.ready() && ready.After(w.clock) && (t.Checked || c.Health == HealthNone) {
 			w.clock = ready
 		}
-		if ok = t.Stood(*c, w.clock); !ok && c.present() {
+		if ok = t.Stood(c, w.clock); !ok && c.present() {
 			if err := w.stop(c); err != nil {
 				return err
 			}
