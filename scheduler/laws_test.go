@@ -319,8 +319,14 @@ func isTrue(g Goal, have State) error {
 			s.Name = c.Service
 			parts[c.Service] = partsLabel(g.Project, s)
 		}
-		if g.policy(c.Service) != Never && (c.Parts != parts[c.Service] || c.Generation < w.Generation) {
-			return fmt.Errorf("%s is out of date", c.Name)
+		if g.policy(c.Service) != Never {
+			s := g.Project.Services[c.Service]
+			if c.Parts != parts[c.Service] || c.Generation < w.Generation {
+				return fmt.Errorf("%s is out of date", c.Name)
+			}
+			if ports := hostPorts(&s); !slices.Equal(c.Ports, ports) {
+				return fmt.Errorf("%s has the ports %s, and should have %s", c.Name, c.Ports, ports)
+			}
 		}
 		if !c.present() && !g.Options.NoStart && !c.FinishedAt.After(w.Asked) && !c.completed() {
 			return fmt.Errorf("%s does not run: %+v", c.Name, c)

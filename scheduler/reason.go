@@ -11,7 +11,17 @@ import (
 
 // outdated reports whether a container is not what its service wants now.
 func (p *planner) outdated(s *service, c *Container) bool {
-	return p.partsOf(s, c) != p.wantedParts(s) || c.Uses != s.uses || c.Generation < s.want.Generation || p.otherImage(s, c)
+	return p.partsOf(s, c) != p.wantedParts(s) || c.Uses != s.uses || c.Generation < s.want.Generation || p.otherImage(s, c) || s.halfMoved(c)
+}
+
+// halfMoved reports whether a container has other ports of the host than it
+// should, whatever its labels say: they come last when it is changed in place,
+// and that was broken off, and is not wanted any more.
+func (s *service) halfMoved(c *Container) bool {
+	if c.Maker != "" || s.keys == nil {
+		return false
+	}
+	return len(c.Ports) != len(s.ports) || slices.ContainsFunc(c.Ports, func(port string) bool { return !slices.Contains(s.ports, port) })
 }
 
 // otherImage reports whether a container was made from another image than the
@@ -37,6 +47,9 @@ func (p *planner) changed(s *service, c *Container) string {
 	}
 	if c.Uses != s.uses && (p.partsOf(s, c) == p.wantedParts(s) || p.origin(s, c) == nil) {
 		why = append(why, p.usesReason(c.Uses, s.uses)...)
+	}
+	if len(why) == 0 && s.halfMoved(c) {
+		why = append(why, "its ports are those of a change that was broken off")
 	}
 	if len(why) == 0 && c.Generation < s.want.Generation {
 		why = append(why, "recreation is forced")

@@ -132,6 +132,7 @@ type service struct {
 	image string   // reference
 	id    string   // of the image; "": not known before the pull
 	keys  []string // of its networks, nil if network_mode says otherwise
+	ports []string // of the host
 	hash  string   // "": not asked yet, see hashOf
 	parts string   // the same in parts, see wantedParts
 	uses  string
@@ -317,7 +318,7 @@ func (p *planner) chooseServices() error {
 		conf := p.p.Services[name]
 		conf.Name = name
 		s := &service{name: name, conf: &conf, want: p.want.Services[name], image: compose.ImageName(p.p, conf),
-			keys: p.networkKeys(conf), uses: p.usesLabel(conf), schedule: scheduleOf(conf)}
+			keys: p.networkKeys(conf), ports: hostPorts(&conf), uses: p.usesLabel(conf), schedule: scheduleOf(conf)}
 		if s.id = p.want.Images[s.image]; s.id == "" {
 			s.id = p.have.Images[s.image]
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gantry/compose"
@@ -311,7 +312,7 @@ func (p *planner) freePorts() error {
 	gets := map[string]string{} // port → service
 	for _, s := range p.order {
 		if s.runs() {
-			for _, port := range hostPorts(s.conf) {
+			for _, port := range s.ports {
 				gets[port] = s.name
 			}
 		}
@@ -332,7 +333,7 @@ func (p *planner) freePorts() error {
 		}
 	}
 	for _, s := range p.order {
-		waits := slices.ContainsFunc(hostPorts(s.conf), another(s))
+		waits := slices.ContainsFunc(s.ports, another(s))
 		for _, c := range p.containers[s.name] {
 			if !c.present() || p.stopping[c.ID] != 0 || p.doomed[c.ID] != 0 || s.runs() && (p.want.policy(s.name) == Never || !p.outdated(s, c)) {
 				continue
@@ -357,8 +358,7 @@ func (p *planner) freePorts() error {
 
 // freed are the steps that free the ports a service gets.
 func (p *planner) freed(s *service) []int {
-	ports := hostPorts(s.conf)
-	if len(ports) == 0 {
+	if len(s.ports) == 0 {
 		return nil
 	}
 	var steps []int
@@ -368,7 +368,7 @@ func (p *planner) freed(s *service) []int {
 		}
 		for _, c := range p.containers[other.name] {
 			step := cmp.Or(p.stopping[c.ID], p.updating[c.ID])
-			if step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(ports, port) }) {
+			if step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(s.ports, port) }) {
 				steps = append(steps, step)
 			}
 		}
@@ -447,8 +447,8 @@ func (p *planner) named(s *service) []int {
 func hostPorts(s *compose.Service) []string {
 	var ports []string
 	for _, p := range s.Ports {
-		if p.Published != "" && p.Published != "0" && !strings.Contains(p.Published, "-") {
-			ports = append(ports, p.Published+"/"+cmp.Or(p.Protocol, "tcp"))
+		if n, err := strconv.Atoi(p.Published); err == nil && n != 0 { // else a range, or any
+			ports = append(ports, strconv.Itoa(n)+"/"+cmp.Or(p.Protocol, "tcp"))
 		}
 	}
 	return ports
