@@ -16,7 +16,7 @@ func (p *planner) doorsOf(s *service) []int {
 	}
 	if s.doors == nil {
 		doors := []int{}
-		for _, e := range p.graph.Dependencies(s.name) {
+		for _, e := range p.outline.graph.Dependencies(s.name) {
 			if d := p.services[e.Service]; d != nil && d.runs() {
 				doors = append(doors, p.door(s, d, e)...)
 			}
@@ -91,7 +91,7 @@ func (p *planner) awaitJobs() error {
 		if !s.runs() {
 			continue
 		}
-		for _, e := range p.graph.Dependencies(s.name) {
+		for _, e := range p.outline.graph.Dependencies(s.name) {
 			d := p.services[e.Service]
 			if d == nil || e.Condition != compose.ConditionCompleted || !d.runs() || len(d.acted) == 0 {
 				continue
@@ -137,7 +137,7 @@ func (p *planner) dependencyRenewed(s *service, c *Container) string {
 	if p.done(s, c) || c.StartedAt.IsZero() {
 		return ""
 	}
-	for _, e := range p.graph.Dependencies(s.name) {
+	for _, e := range p.outline.graph.Dependencies(s.name) {
 		d := p.services[e.Service]
 		if !e.Restart || d == nil || len(d.replicas) == 0 {
 			continue
@@ -207,7 +207,7 @@ func (p *planner) stopServices() error {
 			continue
 		}
 		var after []int
-		for _, name := range p.graph.Dependents(s.name) {
+		for _, name := range p.outline.graph.Dependents(s.name) {
 			after = append(after, stops[name]...)
 		}
 		for _, c := range p.containers[s.name] {

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -56,7 +55,7 @@ func (p *planner) noteOrphans(orphans []*Container) {
 			names[c.Service] = append(names[c.Service], c.Name)
 		}
 	}
-	for _, service := range slices.Sorted(maps.Keys(names)) {
+	for _, service := range sortedKeys(names) {
 		slices.Sort(names[service])
 		p.note("service %s is not in the project; its containers stay (remove them with --remove-orphans): %s", service, strings.Join(names[service], ", "))
 	}
@@ -114,7 +113,7 @@ func dependentsFirst(services map[string][]*Container, dependsOn map[string][]st
 		}
 		order = append(order, name)
 	}
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(services))) {
+	for _, name := range slices.Backward(sortedKeys(services)) {
 		visit(name)
 	}
 	slices.Reverse(order)
@@ -211,7 +210,7 @@ func (p *planner) removeImages(after []int) {
 			refs[ref] = true
 		}
 	}
-	for _, ref := range slices.Sorted(maps.Keys(refs)) {
+	for _, ref := range sortedKeys(refs) {
 		p.add(Step{Do: RemoveImage{ref}, Why: fmt.Sprintf("down with %s images", p.want.Options.RemoveImages), After: after, Optional: true})
 	}
 }

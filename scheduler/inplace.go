@@ -19,7 +19,7 @@ func partsLabel(p *compose.Project, s compose.Service) string { return pairs(com
 // pairs writes "a=1,b=2", sorted; parsePairs reads it.
 func pairs(m map[string]string) string {
 	var b strings.Builder
-	for _, k := range slices.Sorted(maps.Keys(m)) {
+	for _, k := range sortedKeys(m) {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
@@ -28,6 +28,12 @@ func pairs(m map[string]string) string {
 		b.WriteString(m[k])
 	}
 	return b.String()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
 }
 
 func parsePairs(s string) map[string]string {
@@ -40,22 +46,11 @@ func parsePairs(s string) map[string]string {
 	return m
 }
 
-// hashOf is LabelHash of a service's containers. It and their parts are worked
-// out when somebody asks: who only looks for losses does not.
-func (p *planner) hashOf(s *service) string {
-	if s.hash == "" {
-		s.hash = compose.HashIn(p.p, *s.conf)
-	}
-	return s.hash
-}
+// hashOf is LabelHash of a service's containers.
+func (p *planner) hashOf(s *service) string { return p.outline.hashOf(s.traits) }
 
 // wantedParts is LabelParts of a service's containers.
-func (p *planner) wantedParts(s *service) string {
-	if s.parts == "" {
-		s.parts = partsLabel(p.p, *s.conf)
-	}
-	return s.parts
-}
+func (p *planner) wantedParts(s *service) string { return p.outline.partsOf(s.traits) }
 
 // partsOf is LabelParts of a container. One of an older gantry has a hash of
 // everything instead: that is enough if it is as wanted, or if the project it

@@ -53,6 +53,7 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 	}
 	stamp(&g, have)
 	pin(&g, asked.Images, have)
+	g = g.outlined()
 	widen(&g, have)
 	return g
 }
@@ -70,7 +71,8 @@ func widen(g *Goal, have State) {
 	remade := map[string]bool{}
 	for more := g.Scope; len(more) > 0; {
 		for _, name := range more {
-			for _, key := range p.networkKeys(g.Project.Services[name]) {
+			conf := g.Project.Services[name]
+			for _, key := range networkKeys(&conf) {
 				if p.networkChanged(key) {
 					remade[NetworkName(g.Project, key)] = true
 				}

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -159,7 +158,7 @@ func (p *planner) fieldChanges(s *service, was *compose.Project) []Change {
 func (p *planner) usesReason(was, is string) []string {
 	before, now := parsePairs(was), parsePairs(is)
 	var why []string
-	for _, what := range slices.Sorted(maps.Keys(now)) {
+	for _, what := range sortedKeys(now) {
 		if before[what] == now[what] {
 			continue
 		}
@@ -175,7 +174,7 @@ func (p *planner) usesReason(was, is string) []string {
 		}
 		why = append(why, text)
 	}
-	for _, what := range slices.Sorted(maps.Keys(before)) {
+	for _, what := range sortedKeys(before) {
 		if _, ok := now[what]; !ok {
 			kind, key, _ := strings.Cut(what, ":")
 			why = append(why, kind+" "+key+" is not used any more")

@@ -28,14 +28,14 @@ func Repair(want Goal, have State, begun time.Time, restarting ...string) (plan 
 	if want.IsDown() {
 		return Plan{Project: want.Project.Name}, nil, nil
 	}
-	graph, err := compose.NewGraph(want.Project)
-	if err != nil {
-		return Plan{}, nil, err
+	want = want.outlined()
+	if want.outline.make(); want.outline.err != nil {
+		return Plan{}, nil, want.outline.err
 	}
 	want.Scope = nil
 	want.Options = Options{Recreate: Never, RecreateDependencies: Never, Parallel: want.Options.Parallel}
 	p := newPlanner(want, have)
-	p.graph, p.holding, p.begun, p.restarting = graph, true, begun, restarting
+	p.holding, p.begun, p.restarting = true, begun, restarting
 	for _, stage := range []func() error{p.chooseServices, p.planNetworks, p.planVolumes, p.planServices} {
 		if err := stage(); err != nil {
 			return Plan{}, nil, err
@@ -83,12 +83,12 @@ func (p *planner) lack(kind, key string, why error) bool {
 // lacks says why no container of the service can be made or started, "" if it
 // can.
 func (p *planner) lacks(s *service) string {
-	for _, key := range p.networkKeys(*s.conf) {
+	for _, key := range s.keys {
 		if why := p.lacking["network "+key]; why != "" {
 			return why
 		}
 	}
-	for _, key := range volumeKeys(*s.conf) {
+	for _, key := range s.mounts {
 		if why := p.lacking["volume "+key]; why != "" {
 			return why
 		}
@@ -219,7 +219,7 @@ func (p *planner) served(s *service, c *Container) bool {
 
 // networkLost says which network of a running container is made anew.
 func (p *planner) networkLost(s *service) string {
-	for _, key := range p.networkKeys(*s.conf) {
+	for _, key := range s.keys {
 		if p.networks[key] != 0 {
 			return "network " + NetworkName(p.p, key) + " was lost"
 		}
@@ -234,7 +234,7 @@ func (p *planner) dependencyRestarted(s *service, c *Container) string {
 	if c.Status != Running {
 		return ""
 	}
-	for _, e := range p.graph.Dependencies(s.name) {
+	for _, e := range p.outline.graph.Dependencies(s.name) {
 		d := p.services[e.Service]
 		if !e.Restart || d == nil || linked(s.conf, e.Service) {
 			continue

@@ -251,7 +251,7 @@ func runsOnce(s *compose.Service) bool {
 // spec is the container to be made for a replica, and what it must wait for.
 func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	after := slices.Concat(p.orphans, p.freed(s), p.named(s), p.networkSteps(s), p.doorsOf(s))
-	for _, key := range volumeKeys(*s.conf) {
+	for _, key := range s.mounts {
 		if step := p.volumes[key]; step != 0 {
 			after = append(after, step)
 		}

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -106,7 +105,7 @@ func (p *planner) updateConfig(s *service) compose.UpdateConfig {
 // same time, "" if they may. never: they cannot.
 func (p *planner) apart(s *service, stale []*replica) (why string, never bool) {
 	c := s.conf
-	for _, key := range slices.Sorted(maps.Keys(c.Networks)) {
+	for _, key := range sortedKeys(c.Networks) {
 		n := c.Networks[key]
 		if n == nil {
 			continue

@@ -394,7 +394,7 @@ func (w *sim) create(s RunSpec) (*Container, error) {
 		w.lawBroken("%s is made of %s and labelled %q", s.Name, s.ImageID, s.Labels[LabelImage])
 	}
 	c.Ports = hostPorts(s.Service)
-	for _, key := range volumeKeys(*s.Service) {
+	for _, key := range volumeKeys(s.Service) {
 		name := VolumeName(s.Project, key)
 		if w.volumes[name] == nil {
 			return nil, fmt.Errorf("volume %s: %w", name, errdefs.ErrNotFound)
