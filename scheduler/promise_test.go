@@ -48,7 +48,7 @@ func promises(w *sim, g Goal, plan Plan) map[string]promise {
 		}
 		p.least = min(ready, want)
 		if slices.ContainsFunc(orders[name], func(o Order) bool { return o != StartFirst }) {
-			p.least -= batchSize(g, name)
+			p.least -= batchSize(&g, name)
 		}
 		all[name] = p
 	}
@@ -68,7 +68,7 @@ func readyNow(w *sim, service string, t Trial, without *Container) int {
 }
 
 // batchSize is how many replicas of a service are replaced at a time.
-func batchSize(g Goal, service string) int {
+func batchSize(g *Goal, service string) int {
 	n := g.Services[service].Replicas
 	var conf *compose.UpdateConfig
 	if d := g.Project.Services[service].Deploy; d != nil {
