@@ -292,6 +292,7 @@ func isTrue(machine *sim, g Goal, have State) error {
 	machine.mu.Lock()
 	defer machine.mu.Unlock()
 	count, byName, kept := map[string]int{}, map[replicaKey]bool{}, false
+	failed := machine.failed(&g, have)
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
 			continue
@@ -308,6 +309,9 @@ func isTrue(machine *sim, g Goal, have State) error {
 			continue // a run, and not what is wanted of it
 		}
 		key := replicaKey{c.Service, c.Number}
+		if failed[key] && c.present() && c.Parts != machine.of(g.Project, c.Service).parts {
+			continue // the one before it, which serves on
+		}
 		if byName[key] && wanted && !w.Stopped && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}
