@@ -96,42 +96,45 @@ func (l *lifetime) calm(still bool) {
 }
 
 // jobOf is the job of a goal that a container, by name, is a run of, "" if none.
-func (l *lifetime) jobOf(g Goal, name string) (string, *Container) {
-	jobs := l.jobs(g)
+func (l *lifetime) jobOf(g *Goal, name string) (string, *Container) {
+	jobs := l.jobs(g.Project)
 	if len(jobs) == 0 {
 		return "", nil
 	}
 	c := l.w.named(name)
-	for _, service := range jobs {
-		if c != nil && c.Project == "shop" && c.Service == service || c == nil && name == ContainerName(g.Project, g.Project.Services[service], 1) {
+	for service, container := range jobs {
+		if c != nil && c.Project == "shop" && c.Service == service || c == nil && name == container {
 			return service, c
 		}
 	}
 	return "", nil
 }
 
-// jobs are the services of a goal that are run by a schedule.
-func (l *lifetime) jobs(g Goal) (names []string) {
-	if g.Project == nil {
+// jobs are the services of a project that are run by a schedule, and what the
+// containers of their runs are called.
+func (l *lifetime) jobs(p *compose.Project) map[string]string {
+	if p == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	names, known := l.scheduled[g.Project]
+	names, known := l.scheduled[p]
 	if !known {
 		if l.scheduled == nil {
-			l.scheduled = map[*compose.Project][]string{}
+			l.scheduled = map[*compose.Project]map[string]string{}
 		}
-		names = scheduled(g.Project)
-		l.scheduled[g.Project] = names
+		names = scheduled(p)
+		l.scheduled[p] = names
 	}
 	return names
 }
 
-func scheduled(p *compose.Project) (names []string) {
-	for name := range p.Services {
-		if scheduleOf(p.Services[name]) != "" {
-			names = append(names, name)
+//go:noinline
+func scheduled(p *compose.Project) map[string]string {
+	names := map[string]string{}
+	for name, s := range p.Services {
+		if s.Name = name; s.Extensions != nil && scheduleOf(s) != "" {
+			names[name] = ContainerName(p, s, 1)
 		}
 	}
 	return names
@@ -141,13 +144,18 @@ func scheduled(p *compose.Project) (names []string) {
 var runsNeed = map[string]bool{"pull": true, "create network": true, "remove network": true, "create volume": true}
 
 // runs reports whether a goal has a job that may be run.
-func (l *lifetime) runs(g Goal) bool {
-	return slices.ContainsFunc(l.jobs(g), func(name string) bool { return !g.Services[name].Stopped })
+func (l *lifetime) runs(g *Goal) bool {
+	for name := range l.jobs(g.Project) {
+		if !g.Services[name].Stopped {
+			return true
+		}
+	}
+	return false
 }
 
 // jobLaw holds the runs of a job to theirs: one at a time, each time that it is
 // due is run once, and none while it is stopped.
-func (l *lifetime) jobLaw(g Goal, job, part string, c *Container) error {
+func (l *lifetime) jobLaw(g *Goal, job, part string, c *Container) error {
 	if part != "start" {
 		return nil
 	}

@@ -61,8 +61,8 @@ func (a *autoscaler) goalChanged(g Goal) {
 	if a.meter == nil || g.IsDown() {
 		return
 	}
-	for _, s := range g.Project.Services {
-		if autoscaled(s) != nil {
+	for _, s := range g.traits() {
+		if s.autoscale != nil {
 			select {
 			case a.begin <- struct{}{}:
 			default:
@@ -302,9 +302,10 @@ func (p *project) autoscaled() (all []scaledService, still bool) {
 	if r == nil || r.Goal.IsDown() {
 		return nil, false
 	}
-	for _, name := range r.Goal.Project.ServiceNames() {
+	says := r.Goal.traits()
+	for _, name := range sortedKeys(says) {
 		w := r.Goal.Services[name]
-		if rule := autoscaled(r.Goal.Project.Services[name]); rule != nil && w.Replicas > 0 && !w.Stopped {
+		if rule := says[name].autoscale; rule != nil && w.Replicas > 0 && !w.Stopped {
 			all = append(all, scaledService{p.name, name, *rule, w.Replicas})
 		}
 	}

@@ -16,7 +16,7 @@ func (p *planner) doorsOf(s *service) []int {
 	}
 	if s.doors == nil {
 		doors := []int{}
-		for _, e := range p.graph.Dependencies(s.name) {
+		for _, e := range p.outline.graph.Dependencies(s.name) {
 			if d := p.services[e.Service]; d != nil && d.runs() {
 				doors = append(doors, p.door(s, d, e)...)
 			}
@@ -34,11 +34,11 @@ func (p *planner) door(s, d *service, e compose.Edge) []int {
 	}
 	switch e.Condition {
 	case compose.ConditionHealthy:
-		if !d.all(func(c Container) bool { return c.Status == Running && c.Health == Healthy }) {
+		if !d.all(func(c *Container) bool { return c.Status == Running && c.Health == Healthy }) {
 			return []int{p.await(d, IsHealthy, !e.Required, why)}
 		}
 	case compose.ConditionCompleted:
-		if !d.all(Container.completed) {
+		if !d.all((*Container).completed) {
 			return []int{p.await(d, IsCompleted, !e.Required, why)}
 		}
 	default:
@@ -57,7 +57,7 @@ func (p *planner) door(s, d *service, e compose.Edge) []int {
 
 // all reports whether every replica is there, is left as it is and meets the
 // condition.
-func (s *service) all(ok func(Container) bool) bool {
+func (s *service) all(ok func(*Container) bool) bool {
 	return !slices.ContainsFunc(s.replicas, func(r replica) bool { return r.fresh || r.acted || !ok(r.old) })
 }
 
@@ -91,7 +91,7 @@ func (p *planner) awaitJobs() error {
 		if !s.runs() {
 			continue
 		}
-		for _, e := range p.graph.Dependencies(s.name) {
+		for _, e := range p.outline.graph.Dependencies(s.name) {
 			d := p.services[e.Service]
 			if d == nil || e.Condition != compose.ConditionCompleted || !d.runs() || len(d.acted) == 0 {
 				continue
@@ -114,13 +114,13 @@ func (p *planner) awaitAll() error {
 		if !s.runs() {
 			continue
 		}
-		condition, met := IsReady, Container.ready
+		condition, met := IsReady, (*Container).ready
 		switch {
 		case p.jobs[s.name]:
-			condition, met = IsCompleted, Container.completed
+			condition, met = IsCompleted, (*Container).completed
 		case runsOnce(s.conf):
 			// Nobody has said whether it is a service or a job: it may end well.
-			met = func(c Container) bool { return c.ready() || c.completed() }
+			met = func(c *Container) bool { return c.ready() || c.completed() }
 		}
 		_, healthy := p.awaits[awaitKey{s.name, IsHealthy, false}]
 		if !s.all(met) && (condition != IsReady || !healthy) {
@@ -133,11 +133,11 @@ func (p *planner) awaitAll() error {
 // dependencyRenewed says which dependency declared with restart: true was made
 // anew since the container started, "" if none. Only when all its replicas are
 // younger was it: one more of them is no reason.
-func (p *planner) dependencyRenewed(s *service, c Container) string {
+func (p *planner) dependencyRenewed(s *service, c *Container) string {
 	if p.done(s, c) || c.StartedAt.IsZero() {
 		return ""
 	}
-	for _, e := range p.graph.Dependencies(s.name) {
+	for _, e := range p.outline.graph.Dependencies(s.name) {
 		d := p.services[e.Service]
 		if !e.Restart || d == nil || len(d.replicas) == 0 {
 			continue
@@ -189,7 +189,7 @@ func (p *planner) joined(name string) (replica, bool) {
 
 // joinChanged says which container the replica shares a namespace with is
 // another one now, "" if none.
-func (p *planner) joinChanged(s *service, c Container) string {
+func (p *planner) joinChanged(s *service, c *Container) string {
 	for _, t := range joinTargets(s.conf) {
 		r, ok := p.joined(t)
 		if ok && (r.fresh || len(c.Joins) > 0 && !slices.Contains(c.Joins, r.old.ID)) {
@@ -207,7 +207,7 @@ func (p *planner) stopServices() error {
 			continue
 		}
 		var after []int
-		for _, name := range p.graph.Dependents(s.name) {
+		for _, name := range p.outline.graph.Dependents(s.name) {
 			after = append(after, stops[name]...)
 		}
 		for _, c := range p.containers[s.name] {

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -12,7 +11,7 @@ import (
 
 // orphaned reports whether a container belongs to a service the project does
 // not have. What `run` made is one when it has ended.
-func (p *planner) orphaned(c Container) bool {
+func (p *planner) orphaned(c *Container) bool {
 	if c.Project != p.p.Name {
 		return false
 	}
@@ -25,9 +24,9 @@ func (p *planner) orphaned(c Container) bool {
 
 // removeOrphans removes orphans if that was asked for, else speaks of them.
 func (p *planner) removeOrphans() error {
-	var orphans, foreign []Container
-	for _, c := range p.have.Containers {
-		switch {
+	var orphans, foreign []*Container
+	for i := range p.have.Containers {
+		switch c := &p.have.Containers[i]; {
 		case !p.orphaned(c):
 		case p.ours(c.Dir):
 			orphans = append(orphans, c)
@@ -37,7 +36,7 @@ func (p *planner) removeOrphans() error {
 	}
 	p.noteForeign(foreign)
 	if p.want.Options.RemoveOrphans {
-		p.orphans = p.removeAll(orphans, func(c Container) string {
+		p.orphans = p.removeAll(orphans, func(c *Container) string {
 			if c.OneOff {
 				return "left over from a run"
 			}
@@ -49,14 +48,14 @@ func (p *planner) removeOrphans() error {
 	return nil
 }
 
-func (p *planner) noteOrphans(orphans []Container) {
+func (p *planner) noteOrphans(orphans []*Container) {
 	names := map[string][]string{}
 	for _, c := range orphans {
 		if !c.OneOff {
 			names[c.Service] = append(names[c.Service], c.Name)
 		}
 	}
-	for _, service := range slices.Sorted(maps.Keys(names)) {
+	for _, service := range sortedKeys(names) {
 		slices.Sort(names[service])
 		p.note("service %s is not in the project; its containers stay (remove them with --remove-orphans): %s", service, strings.Join(names[service], ", "))
 	}
@@ -64,8 +63,8 @@ func (p *planner) noteOrphans(orphans []Container) {
 
 // removeAll removes containers, those of dependents first. Who depends on whom
 // is read off the labels, which say what is, whatever the project says now.
-func (p *planner) removeAll(list []Container, why func(Container) string, o RemoveOptions) []int {
-	byService, dependsOn := map[string][]Container{}, map[string][]string{}
+func (p *planner) removeAll(list []*Container, why func(*Container) string, o RemoveOptions) []int {
+	byService, dependsOn := map[string][]*Container{}, map[string][]string{}
 	for _, c := range list {
 		byService[c.Service] = append(byService[c.Service], c)
 		if !c.OneOff {
@@ -98,7 +97,7 @@ func (p *planner) removeAll(list []Container, why func(Container) string, o Remo
 
 // dependentsFirst sorts services so that each comes before what it depends on;
 // among equals by name. Labels may lie: a circle is cut where it is met.
-func dependentsFirst(services map[string][]Container, dependsOn map[string][]string) []string {
+func dependentsFirst(services map[string][]*Container, dependsOn map[string][]string) []string {
 	seen := map[string]bool{}
 	var order []string
 	var visit func(string)
@@ -114,7 +113,7 @@ func dependentsFirst(services map[string][]Container, dependsOn map[string][]str
 		}
 		order = append(order, name)
 	}
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(services))) {
+	for _, name := range slices.Backward(sortedKeys(services)) {
 		visit(name)
 	}
 	slices.Reverse(order)
@@ -126,12 +125,13 @@ func dependentsFirst(services map[string][]Container, dependsOn map[string][]str
 func reconcileDown(want Goal, have State) Plan {
 	p := newPlanner(want, have)
 	o := want.Options
-	var remove, orphans, foreign []Container
+	var remove, orphans, foreign []*Container
 	named := make(map[string]bool, len(want.Known))
 	for _, name := range want.Known {
 		named[name] = true
 	}
-	for _, c := range have.Containers {
+	for i := range have.Containers {
+		c := &have.Containers[i]
 		known := !c.OneOff && named[c.Service]
 		switch {
 		case c.Project != p.p.Name || want.Scope != nil && !want.inScope(c.Service):
@@ -143,14 +143,14 @@ func reconcileDown(want Goal, have State) Plan {
 			remove = append(remove, c)
 		}
 	}
-	slices.SortFunc(orphans, func(a, b Container) int { return cmp.Or(strings.Compare(a.Name, b.Name), byNumber(a, b)) })
+	slices.SortFunc(orphans, func(a, b *Container) int { return cmp.Or(strings.Compare(a.Name, b.Name), byNumber(a, b)) })
 	p.noteOrphans(orphans)
 	p.noteForeign(foreign)
-	removed := p.removeAll(remove, func(Container) string { return "down" }, RemoveOptions{Timeout: o.Timeout, Volumes: o.Volumes})
+	removed := p.removeAll(remove, func(*Container) string { return "down" }, RemoveOptions{Timeout: o.Timeout, Volumes: o.Volumes})
 	if want.Scope != nil {
 		return p.plan
 	}
-	user := func(uses func(Container) []string, name string) string {
+	user := func(uses func(*Container) []string, name string) string {
 		for _, c := range slices.Concat(orphans, foreign) {
 			if slices.Contains(uses(c), name) {
 				return c.Name
@@ -162,7 +162,7 @@ func reconcileDown(want Goal, have State) Plan {
 		if n.Project != p.p.Name {
 			continue
 		}
-		if c := cmp.Or(user(func(c Container) []string { return c.Networks }, n.Name), first(n.Others)); c != "" {
+		if c := cmp.Or(user(func(c *Container) []string { return c.Networks }, n.Name), first(n.Others)); c != "" {
 			p.note("network %s stays: %s is on it", n.Name, c)
 			continue
 		}
@@ -177,7 +177,7 @@ func reconcileDown(want Goal, have State) Plan {
 				p.note("volume %s stays: it was made by the project of the same name in %s (gantry volume rm removes it)", v.Name, v.Dir)
 				continue
 			}
-			if c := cmp.Or(user(func(c Container) []string { return c.Volumes }, v.Name), first(v.Others)); c != "" {
+			if c := cmp.Or(user(func(c *Container) []string { return c.Volumes }, v.Name), first(v.Others)); c != "" {
 				p.note("volume %s stays: %s mounts it", v.Name, c)
 				continue
 			}
@@ -210,7 +210,7 @@ func (p *planner) removeImages(after []int) {
 			refs[ref] = true
 		}
 	}
-	for _, ref := range slices.Sorted(maps.Keys(refs)) {
+	for _, ref := range sortedKeys(refs) {
 		p.add(Step{Do: RemoveImage{ref}, Why: fmt.Sprintf("down with %s images", p.want.Options.RemoveImages), After: after, Optional: true})
 	}
 }

@@ -123,12 +123,12 @@ type fate struct {
 	failed atomic.Bool  // one has been made to fail
 
 	mu     sync.Mutex
-	count  map[string]int // of calls, by what they are
-	target errand         // the call that goes wrong
-	how    fault          // "": none does
-	part   int            // of a fault midway: the part that is not done
-	parts  int            // of the target, seen so far
-	within string         // the target as sim knows it, while it runs
+	count  map[[2]string]int // of calls, by what they are
+	target errand            // the call that goes wrong
+	how    fault             // "": none does
+	part   int               // of a fault midway: the part that is not done
+	parts  int               // of the target, seen so far
+	within string            // the target as sim knows it, while it runs
 	midway fault
 	law    func(part, object string) error // asked before every part
 	wild   int                             // how many calls of walks without a caller may still go wrong
@@ -141,7 +141,7 @@ type fate struct {
 }
 
 func newFate(seed uint64, w *sim) *fate {
-	f := &fate{seed: seed, w: w, count: map[string]int{}, broken: map[string]bool{}, seen: table{}}
+	f := &fate{seed: seed, w: w, count: map[[2]string]int{}, broken: map[string]bool{}, seen: table{}}
 	w.now, w.clock, w.fault = time.Now, time.Now(), f.atPart
 	return f
 }
@@ -149,14 +149,15 @@ func newFate(seed uint64, w *sim) *fate {
 // chance is a number that is the same for the same call in the same life,
 // whoever comes first.
 func (f *fate) chance(call, object string) uint64 {
-	key := call + " " + object
 	f.mu.Lock()
-	f.count[key]++
-	n := f.count[key]
+	f.count[[2]string{call, object}]++
+	n := f.count[[2]string{call, object}]
 	f.mu.Unlock()
 	x := f.seed*31 + uint64(n)
-	for i := range len(key) { // FNV-1a
-		x = (x ^ uint64(key[i])) * 0x100000001b3
+	for _, word := range [...]string{call, " ", object} { // FNV-1a
+		for i := range len(word) {
+			x = (x ^ uint64(word[i])) * 0x100000001b3
+		}
 	}
 	x = (x ^ x>>31) * 0x9e3779b97f4a7c15
 	return x ^ x>>29

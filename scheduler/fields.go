@@ -76,9 +76,9 @@ type serviceField struct {
 
 // serviceChanges are the fields in which two services ask for different
 // containers, sorted.
-func serviceChanges(was, is compose.Service) []Change {
+func serviceChanges(was, is *compose.Service) []Change {
 	var all []Change
-	a, b := reflect.ValueOf(was), reflect.ValueOf(is)
+	a, b := reflect.ValueOf(was).Elem(), reflect.ValueOf(is).Elem()
 	for _, f := range serviceFields {
 		name := f.name
 		x, y := said(a.FieldByIndex(f.index)), said(b.FieldByIndex(f.index))
@@ -89,23 +89,23 @@ func serviceChanges(was, is compose.Service) []Change {
 		case "networks":
 			all = append(all, networkChanges(was.Networks, is.Networks)...)
 		case "environment":
-			all = append(all, diff(name, variables(was.Environment), variables(is.Environment))...)
+			all = diff(all, name, variables(was.Environment), variables(is.Environment))
 		case "ports":
-			all = append(all, diff(name, portTexts(was.Ports), portTexts(is.Ports))...)
+			all = diff(all, name, portTexts(was.Ports), portTexts(is.Ports))
 		case "deploy":
-			all = append(all, slices.DeleteFunc(diff(name, tree(x), tree(y)), func(c Change) bool { return unhashed(c.Field) })...)
+			all = append(all, slices.DeleteFunc(diff(nil, name, tree(x), tree(y)), func(c Change) bool { return unhashed(c.Field) })...)
 		default:
-			all = append(all, diff(name, tree(x), tree(y))...)
+			all = diff(all, name, tree(x), tree(y))
 		}
 	}
 	for _, key := range []string{"on_unhealthy", "sticky"} { // the rest steers gantry, or is a health check
-		all = append(all, diff("x-gantry."+key, extension(was, key), extension(is, key))...)
+		all = diff(all, "x-gantry."+key, extension(was, key), extension(is, key))
 	}
 	slices.SortStableFunc(all, func(x, y Change) int { return strings.Compare(x.Field, y.Field) })
 	return all
 }
 
-func extension(s compose.Service, key string) any {
+func extension(s *compose.Service, key string) any {
 	m, _ := s.Extensions["x-gantry"].(map[string]any)
 	return m[key]
 }
@@ -142,10 +142,10 @@ func networkChanges(was, is map[string]*compose.ServiceNetwork) []Change {
 		}
 		return list
 	}
-	all := diff("networks", keys(was), keys(is))
+	all := diff(nil, "networks", keys(was), keys(is))
 	for _, k := range slices.Sorted(maps.Keys(is)) {
 		if old, both := was[k]; both {
-			all = append(all, diff("networks."+k, tree(old), tree(is[k]))...)
+			all = diff(all, "networks."+k, tree(old), tree(is[k]))
 		}
 	}
 	return all
@@ -174,7 +174,7 @@ func portTexts(ports []compose.ServicePort) any {
 }
 
 // fieldsOf are the fields in which two values differ.
-func fieldsOf(was, is any) []Change { return diff("", tree(was), tree(is)) }
+func fieldsOf(was, is any) []Change { return diff(nil, "", tree(was), tree(is)) }
 
 // tree is a value as the maps, lists and scalars its JSON has.
 func tree(v any) any {
@@ -189,25 +189,25 @@ func tree(v any) any {
 	return t
 }
 
-// diff compares two trees, map by map; lists are compared as a whole.
-func diff(field string, was, is any) []Change {
+// diff adds the changes between two trees to those before, map by map; lists
+// are compared as a whole.
+func diff(all []Change, field string, was, is any) []Change {
 	a, aMap := was.(map[string]any)
 	b, bMap := is.(map[string]any)
 	if !(aMap || was == nil) || !(bMap || is == nil) || !aMap && !bMap {
-		if reflect.DeepEqual(was, is) {
-			return nil
+		if !reflect.DeepEqual(was, is) {
+			all = append(all, changed(field, was, is))
 		}
-		return []Change{changed(field, was, is)}
+		return all
 	}
-	keys := slices.Concat(slices.Collect(maps.Keys(a)), slices.Collect(maps.Keys(b)))
+	keys := slices.AppendSeq(slices.AppendSeq(make([]string, 0, len(a)+len(b)), maps.Keys(a)), maps.Keys(b))
 	slices.Sort(keys)
-	var all []Change
 	for _, k := range slices.Compact(keys) {
 		name := k
 		if field != "" {
 			name = field + "." + k
 		}
-		all = append(all, diff(name, a[k], b[k])...)
+		all = diff(all, name, a[k], b[k])
 	}
 	return all
 }

@@ -25,12 +25,12 @@ func TestSteeringFields(t *testing.T) {
 		if reflect.DeepEqual(s, compose.Service{}) {
 			t.Fatalf("a service has no %s", field)
 		}
-		if all := serviceChanges(compose.Service{}, s); len(all) > 0 {
+		if all := serviceChanges(&compose.Service{}, &s); len(all) > 0 {
 			t.Errorf("%s: %v", field, all)
 		}
 	}
 	is.Privileged = true
-	if text := some(serviceChanges(compose.Service{Name: "web"}, is)); text != "privileged unset → true" {
+	if text := some(serviceChanges(&compose.Service{Name: "web"}, &is)); text != "privileged unset → true" {
 		t.Errorf("got %s", text)
 	}
 }

@@ -42,6 +42,8 @@ type Goal struct {
 	Sources map[string]string
 
 	Options Options
+
+	outline *outline // of Project, or of one before it; see outlined
 }
 
 // Want is what is wanted of one service.

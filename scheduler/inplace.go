@@ -19,7 +19,7 @@ func partsLabel(p *compose.Project, s compose.Service) string { return pairs(com
 // pairs writes "a=1,b=2", sorted; parsePairs reads it.
 func pairs(m map[string]string) string {
 	var b strings.Builder
-	for _, k := range slices.Sorted(maps.Keys(m)) {
+	for _, k := range sortedKeys(m) {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
@@ -28,6 +28,12 @@ func pairs(m map[string]string) string {
 		b.WriteString(m[k])
 	}
 	return b.String()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
 }
 
 func parsePairs(s string) map[string]string {
@@ -40,27 +46,16 @@ func parsePairs(s string) map[string]string {
 	return m
 }
 
-// hashOf is LabelHash of a service's containers. It and their parts are worked
-// out when somebody asks: who only looks for losses does not.
-func (p *planner) hashOf(s *service) string {
-	if s.hash == "" {
-		s.hash = compose.HashIn(p.p, *s.conf)
-	}
-	return s.hash
-}
+// hashOf is LabelHash of a service's containers.
+func (p *planner) hashOf(s *service) string { return p.outline.hashOf(s.traits) }
 
 // wantedParts is LabelParts of a service's containers.
-func (p *planner) wantedParts(s *service) string {
-	if s.parts == "" {
-		s.parts = partsLabel(p.p, *s.conf)
-	}
-	return s.parts
-}
+func (p *planner) wantedParts(s *service) string { return p.outline.partsOf(s.traits) }
 
 // partsOf is LabelParts of a container. One of an older gantry has a hash of
 // everything instead: that is enough if it is as wanted, or if the project it
 // was made from is still known. "": not known.
-func (p *planner) partsOf(s *service, c Container) string {
+func (p *planner) partsOf(s *service, c *Container) string {
 	switch {
 	case c.Parts != "":
 		return c.Parts
@@ -85,7 +80,7 @@ func (p *planner) partsOf(s *service, c Container) string {
 }
 
 // renewed reports whether a container is to be replaced by a new one.
-func (p *planner) renewed(s *service, c Container) bool {
+func (p *planner) renewed(s *service, c *Container) bool {
 	return p.outdated(s, c) && (!p.reshapable(s, c) || p.stopping[c.ID] != 0 ||
 		// Stopped since the service was asked for: by a plan that had to, and
 		// died before it replaced the container.
@@ -93,7 +88,7 @@ func (p *planner) renewed(s *service, c Container) bool {
 }
 
 // reshapable reports whether all that has changed can be had in place.
-func (p *planner) reshapable(s *service, c Container) bool {
+func (p *planner) reshapable(s *service, c *Container) bool {
 	if c.Generation < s.want.Generation || p.otherImage(s, c) {
 		return false
 	}
@@ -141,7 +136,7 @@ func joinable(what string, both bool) bool {
 }
 
 // reshape is the step that changes a container in place.
-func (p *planner) reshape(s *service, c Container) (int, error) {
+func (p *planner) reshape(s *service, c *Container) (int, error) {
 	if step := p.updating[c.ID]; step != 0 {
 		return step, nil
 	}

@@ -77,7 +77,7 @@ func (p *planner) planJob(s *service) error {
 // readyFor waits for what a job depends on, as far as it runs: a run makes and
 // starts nothing but itself.
 func (p *planner) readyFor(s *service) (steps []int) {
-	for _, e := range p.graph.Dependencies(s.name) {
+	for _, e := range p.outline.graph.Dependencies(s.name) {
 		spec := AwaitSpec{Project: p.p.Name, Service: e.Service, Condition: IsHealthy}
 		for _, c := range p.containers[e.Service] {
 			if c.present() && c.Health == Starting {

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -71,7 +70,7 @@ func ContainerLabels(p *compose.Project, s compose.Service, number int, oneOff b
 // dependsOnLabel is "db:service_healthy:false,…": service, condition, restart.
 func dependsOnLabel(d compose.DependsOn) string {
 	var list []string
-	for _, name := range slices.Sorted(maps.Keys(d)) {
+	for _, name := range sortedKeys(d) {
 		list = append(list, fmt.Sprintf("%s:%s:%t", name, d[name].Condition, d[name].Restart))
 	}
 	return strings.Join(list, ",")

@@ -190,7 +190,7 @@ func (l *life) watch(g Goal, then func(part, object string) error) {
 			}
 		}
 		if part == "start" && !g.IsDown() {
-			startLaws(l.w, g, l.w.named(object), had, nil)
+			startLaws(l.w, &g, l.w.named(object), had, nil)
 		}
 		return nil
 	}
@@ -199,7 +199,7 @@ func (l *life) watch(g Goal, then func(part, object string) error) {
 // startLaws holds the start of a container to what its service was promised:
 // no more replicas than were there or are wanted, and none before what it
 // depends on, unless something has happened to that meanwhile.
-func startLaws(w *sim, g Goal, c *Container, had map[string]int, broken map[string]bool) {
+func startLaws(w *sim, g *Goal, c *Container, had map[string]int, broken map[string]bool) {
 	running := 1
 	for _, other := range w.containers {
 		if other.Service == c.Service && other.Project == c.Project && other.present() && !other.OneOff {
@@ -271,7 +271,7 @@ func (l *life) finish(g Goal) {
 	if again := l.reconcile(g, have); !again.Empty() {
 		l.Fatalf("when all steps of\n%s\nhad succeeded there was left\n%s", plan, again)
 	}
-	if err := isTrue(g, have); err != nil {
+	if err := isTrue(l.w, g, have); err != nil {
 		l.Fatalf("%v\nafter\n%s", err, plan)
 	}
 	l.check()
@@ -288,9 +288,11 @@ func (l *life) check() {
 }
 
 // isTrue says what of a goal has not come true.
-func isTrue(g Goal, have State) error {
-	count, byName, kept := map[string]int{}, map[string]bool{}, false
-	parts := map[string]string{}
+func isTrue(machine *sim, g Goal, have State) error {
+	machine.mu.Lock()
+	defer machine.mu.Unlock()
+	count, byName, kept := map[string]int{}, map[replicaKey]bool{}, false
+	failed := machine.failed(&g, have)
 	for _, c := range have.Containers {
 		if c.Project != g.Project.Name || c.OneOff {
 			continue
@@ -303,24 +305,29 @@ func isTrue(g Goal, have State) error {
 			return fmt.Errorf("%s is still there", c.Name)
 		}
 		w, wanted := g.Services[c.Service]
-		if wanted && scheduleOf(g.Project.Services[c.Service]) != "" {
+		if wanted && machine.of(g.Project, c.Service).job {
 			continue // a run, and not what is wanted of it
 		}
-		if byName[fmt.Sprint(c.Service, c.Number)] && wanted && !w.Stopped && g.inScope(c.Service) {
+		key := replicaKey{c.Service, c.Number}
+		if failed[key] && c.present() && c.Parts != machine.of(g.Project, c.Service).parts {
+			continue // the one before it, which serves on
+		}
+		if byName[key] && wanted && !w.Stopped && g.inScope(c.Service) {
 			return fmt.Errorf("two containers are number %d of %s", c.Number, c.Service)
 		}
-		byName[fmt.Sprint(c.Service, c.Number)] = true
+		byName[key] = true
 		count[c.Service]++
 		if !g.inScope(c.Service) || w.Stopped || !wanted {
 			continue
 		}
-		if parts[c.Service] == "" {
-			s := g.Project.Services[c.Service]
-			s.Name = c.Service
-			parts[c.Service] = partsLabel(g.Project, s)
-		}
-		if g.policy(c.Service) != Never && (c.Parts != parts[c.Service] || c.Generation < w.Generation) {
-			return fmt.Errorf("%s is out of date", c.Name)
+		if g.policy(c.Service) != Never {
+			s := machine.of(g.Project, c.Service)
+			if c.Parts != s.parts || c.Generation < w.Generation {
+				return fmt.Errorf("%s is out of date", c.Name)
+			}
+			if !slices.Equal(c.Ports, s.ports) {
+				return fmt.Errorf("%s has the ports %s, and should have %s", c.Name, c.Ports, s.ports)
+			}
 		}
 		if !c.present() && !g.Options.NoStart && !c.FinishedAt.After(w.Asked) && !c.completed() {
 			return fmt.Errorf("%s does not run: %+v", c.Name, c)
@@ -329,12 +336,12 @@ func isTrue(g Goal, have State) error {
 	for name, w := range g.Services {
 		gone := map[int]bool{} // by calls since it was asked for
 		for _, r := range have.Removals {
-			if r.Service == name && r.At.After(w.Asked) && !byName[fmt.Sprint(name, r.Number)] {
+			if r.Service == name && r.At.After(w.Asked) && !byName[replicaKey{name, r.Number}] {
 				gone[r.Number] = true
 			}
 		}
 		all := w.Replicas - min(len(gone), w.Replicas)
-		if autoscaled(g.Project.Services[name]) != nil && count[name] > all && count[name] <= w.Replicas {
+		if count[name] > all && machine.of(g.Project, name).autoscaled && count[name] <= w.Replicas {
 			all = count[name] // fewer are wanted by now, and it is as many without who has gone
 		}
 		if g.inScope(name) && !w.Stopped && count[name] != all {
@@ -519,7 +526,7 @@ func (l *life) session(p *compose.Project, dir string, log *slog.Logger, mayDown
 	time.Sleep(time.Hour)
 	synctest.Wait()
 	if stored != nil {
-		if err := isTrue(stored.Goal, l.w.look(stored.Goal)); err != nil {
+		if err := isTrue(l.w, stored.Goal, l.w.look(stored.Goal)); err != nil {
 			l.Fatalf("an hour after the death: %v", err)
 		}
 		switch r := s2.stored("shop"); {

@@ -119,8 +119,8 @@ type lifetime struct {
 	calls int
 	err   error
 
-	used      map[string]Usage              // by container
-	scheduled map[*compose.Project][]string // see jobs
+	used      map[string]Usage                       // by container
+	scheduled map[*compose.Project]map[string]string // see jobs
 
 	mixed bool // containers may be of different images, since the last call
 
@@ -231,7 +231,7 @@ func (l *lifetime) act() error {
 		if errors.As(err, &r) && l.plan == nil {
 			l.tell("  refused: %v", err)
 			// Unless a job was due just then, nobody else does anything.
-			if done := l.w.done(l.before); len(done) > 0 && !l.runs(l.mem.record("shop").Goal) {
+			if done := l.w.done(l.before); len(done) > 0 && !l.runs(&l.mem.record("shop").Goal) {
 				return fmt.Errorf("%s was refused: %w; and yet there was done %s", w.text, err, done)
 			}
 			return l.settled(w, false)
@@ -259,7 +259,7 @@ func broken(format string, args ...any) error { return &breach{fmt.Sprintf(forma
 // try makes a call. A daemon that dies of it is followed by another, which has
 // to finish what the call was stored for. An error is the caller's to see to.
 func (l *lifetime) try(w wish) error {
-	if l.calls++; l.runs(l.mem.record("shop").Goal) {
+	if l.calls++; l.runs(&l.mem.record("shop").Goal) {
 		synctest.Wait() // a run may have waited for the call before
 		l.calm(true)
 	}
@@ -330,7 +330,7 @@ func (l *lifetime) try(w wish) error {
 		if r != nil {
 			goal.Services = rescaled(goal, r.Goal)
 		}
-		if err := isTrue(goal, l.w.look(goal)); err != nil {
+		if err := isTrue(l.w, goal, l.w.look(goal)); err != nil {
 			return broken("long after the death: %v", err)
 		}
 	}
@@ -479,10 +479,10 @@ func (l *lifetime) law(part, object string) error {
 		l.tell("    %s: %s %s", l.w.clock.Format("04:05.000"), part, object)
 	}
 	r := l.mem.record("shop")
-	if job, c := l.jobOf(r.Goal, object); job != "" && part != "pull" {
-		return l.jobLaw(r.Goal, job, part, c)
+	if job, c := l.jobOf(&r.Goal, object); job != "" && part != "pull" {
+		return l.jobLaw(&r.Goal, job, part, c)
 	}
-	if r.Phase != Walking && !(runsNeed[part] && l.runs(r.Goal)) && (r.Phase != Settled || r.Repairing.IsZero()) {
+	if r.Phase != Walking && !(runsNeed[part] && l.runs(&r.Goal)) && (r.Phase != Settled || r.Repairing.IsZero()) {
 		l.w.lawBroken("%s %s while the goal is not stored", part, object)
 		return nil
 	}
@@ -490,14 +490,14 @@ func (l *lifetime) law(part, object string) error {
 		delete(l.pulls, object)
 		// Autoscaling replaces nobody, and what it has pulled may be another image.
 		l.mixed = l.mixed || byAutoscaler(r.Goal)
-	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project && !(runsNeed[part] && l.runs(r.Goal)) {
+	} else if len(l.pulls) > 0 && r.Phase == Walking && r.Goal.Project == l.promisedBy.Project && !(runsNeed[part] && l.runs(&r.Goal)) {
 		l.w.lawBroken("%s %s before all images are here", part, object)
 	}
 	c := l.w.named(object)
 	switch {
 	case c == nil || r.Goal.IsDown() || r.Phase != Walking:
 	case part == "start":
-		startLaws(l.w, r.Goal, c, l.had, l.f.broken)
+		startLaws(l.w, &r.Goal, c, l.had, l.f.broken)
 	case part == "stop" && r.Goal.Project == l.promisedBy.Project && r.Goal.Options.Rollback == l.promisedBy.Options.Rollback:
 		stopLaws(l.w, c, l.promised, l.f.broken)
 	}
@@ -545,5 +545,5 @@ func (l *lifetime) settled(w wish, full bool) error {
 	if acts(plan) || !l.upset && !plan.Empty() {
 		return fmt.Errorf("the call has succeeded and there is left\n%s", plan)
 	}
-	return isTrue(goal, have)
+	return isTrue(l.w, goal, have)
 }

@@ -11,7 +11,7 @@ import (
 // lasts. Nothing that a daemon writes after its death gets there.
 type memory struct {
 	mu      sync.Mutex
-	records map[string]record
+	records map[string]*record // nobody writes to one
 	told    []Revision
 	goals   map[int]Goal
 	jobs    map[string][]byte
@@ -19,7 +19,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{records: map[string]record{}, goals: map[int]Goal{}, jobs: map[string][]byte{}}
+	return &memory{records: map[string]*record{}, goals: map[int]Goal{}, jobs: map[string][]byte{}}
 }
 
 func (m *memory) die() {
@@ -28,16 +28,23 @@ func (m *memory) die() {
 	m.dead = true
 }
 
-func (m *memory) record(name string) record {
+func (m *memory) record(name string) *record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.records[name]
+	if r := m.records[name]; r != nil {
+		return r
+	}
+	return &record{}
 }
 
 func (m *memory) load() (map[string]record, map[string]error, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return maps.Clone(m.records), map[string]error{}, nil
+	all := map[string]record{}
+	for name, r := range m.records {
+		all[name] = *r
+	}
+	return all, map[string]error{}, nil
 }
 
 func (m *memory) save(name string, r record) error {
@@ -46,7 +53,7 @@ func (m *memory) save(name string, r record) error {
 	if m.dead {
 		return errDead
 	}
-	m.records[name] = r
+	m.records[name] = &r
 	return nil
 }
 
@@ -70,7 +77,7 @@ func (m *memory) append(_ string, r Revision, goal *Goal) (Revision, error) {
 		r.Number = m.told[len(m.told)-1].Number + 1
 	}
 	if m.told = append(m.told, r); goal != nil {
-		m.goals[r.Number] = goal.clone()
+		m.goals[r.Number] = *goal // as it is stored, which nobody writes to
 	}
 	return r, nil
 }

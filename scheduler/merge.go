@@ -3,6 +3,7 @@ package scheduler
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"gantry/compose"
@@ -53,6 +54,7 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 	}
 	stamp(&g, have)
 	pin(&g, asked.Images, have)
+	g = g.outlined()
 	widen(&g, have)
 	return g
 }
@@ -61,7 +63,9 @@ func Merge(stored *Goal, asked Goal, have State) Goal {
 // services with a container on a network that will be made again, or in a
 // namespace of such a container; and what their own changed networks take down.
 // The plan cannot see to that: when the network is new, and the process has
-// died, nothing would show whom it has taken down.
+// died, nothing would show whom it has taken down. It takes in those, too, that
+// an earlier call has taken down and not brought up again. They all count as
+// asked for now, or one could think that somebody wants them stopped.
 func widen(g *Goal, have State) {
 	if g.Scope == nil || g.Options.Recreate == Never || g.Options.RecreateDependencies == Never {
 		return
@@ -70,7 +74,8 @@ func widen(g *Goal, have State) {
 	remade := map[string]bool{}
 	for more := g.Scope; len(more) > 0; {
 		for _, name := range more {
-			for _, key := range p.networkKeys(g.Project.Services[name]) {
+			conf := g.Project.Services[name]
+			for _, key := range networkKeys(&conf) {
 				if p.networkChanged(key) {
 					remade[NetworkName(g.Project, key)] = true
 				}
@@ -84,17 +89,22 @@ func widen(g *Goal, have State) {
 			}
 		}
 		g.Scope = append(slices.Clone(g.Scope), more...)
+		for _, name := range more {
+			w := g.Services[name]
+			w.Asked = askedAt(g.Project.Name, have)
+			g.Services[name] = w
+		}
 	}
 	slices.Sort(g.Scope)
 }
 
-// takenDown are the services with a container on one of these networks, or in
-// a namespace of such a container.
+// takenDown are the services with a container on one of these networks, or that
+// was taken down before, or in a namespace of such a container.
 func (p *planner) takenDown(networks map[string]bool) map[string]bool {
 	taken, on := map[string]bool{}, map[string]bool{}
 	for service, cs := range p.containers {
 		for _, c := range cs {
-			if slices.ContainsFunc(c.Networks, func(n string) bool { return networks[n] }) {
+			if slices.ContainsFunc(c.Networks, func(n string) bool { return networks[n] }) || p.leftDown(c) {
 				on[c.ID], taken[service] = true, true
 			}
 		}
@@ -107,6 +117,21 @@ func (p *planner) takenDown(networks map[string]bool) map[string]bool {
 		}
 	}
 	return taken
+}
+
+// leftDown reports whether a container was stopped for a network that has been
+// made anew since, and was not replaced.
+func (p *planner) leftDown(c *Container) bool {
+	if !c.Stopped || c.present() {
+		return false
+	}
+	for what, hash := range parsePairs(c.Uses) {
+		key, network := strings.CutPrefix(what, compose.PartNetwork)
+		if conf, defined := p.p.Networks[key]; network && defined && !bool(conf.External) && !strings.HasPrefix(p.hashOfNetwork(key), hash) {
+			return true
+		}
+	}
+	return false
 }
 
 // pin fixes the images of the services in scope: by the ids the caller gave,
@@ -202,17 +227,11 @@ func mergeDown(stored *Goal, asked Goal, have State) Goal {
 
 // stamp marks the services in the goal's scope as asked for now.
 func stamp(g *Goal, have State) {
-	now := have.Now
-	for _, r := range have.Removals {
-		now = later(now, r.At)
-	}
-	highest := map[string]int{}
+	now, highest := askedAt(g.Project.Name, have), map[string]int{}
 	for _, c := range have.Containers {
-		if c.Project != g.Project.Name || c.OneOff {
-			continue
+		if c.Project == g.Project.Name && !c.OneOff {
+			highest[c.Service] = max(highest[c.Service], c.Generation)
 		}
-		now = later(now, c.FinishedAt)
-		highest[c.Service] = max(highest[c.Service], c.Generation)
 	}
 	for name, w := range g.Services {
 		if !g.inScope(name) {
@@ -224,6 +243,21 @@ func stamp(g *Goal, have State) {
 		}
 		g.Services[name] = w
 	}
+}
+
+// askedAt is when a service counts as asked for now: after all that has
+// happened to the project's containers, whatever the clock says.
+func askedAt(project string, have State) time.Time {
+	now := have.Now
+	for _, r := range have.Removals {
+		now = later(now, r.At)
+	}
+	for _, c := range have.Containers {
+		if c.Project == project && !c.OneOff {
+			now = later(now, c.FinishedAt)
+		}
+	}
+	return now
 }
 
 func later(a, b time.Time) time.Time {

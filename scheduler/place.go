@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,7 +53,7 @@ func home(project string, stored *Goal, have State) []string {
 	case stored != nil && stored.Project.WorkingDir != "":
 		return []string{stored.Project.WorkingDir}
 	}
-	return slices.Sorted(maps.Keys(dirs))
+	return sortedKeys(dirs)
 }
 
 // clash says why a call from a directory is not about this project, nil if it
@@ -95,12 +94,12 @@ func (p *planner) ours(dir string) bool {
 }
 
 // noteForeign speaks of containers that stay because they are another place's.
-func (p *planner) noteForeign(list []Container) {
+func (p *planner) noteForeign(list []*Container) {
 	byDir := map[string][]string{}
 	for _, c := range list {
 		byDir[c.Dir] = append(byDir[c.Dir], c.Name)
 	}
-	for _, dir := range slices.Sorted(maps.Keys(byDir)) {
+	for _, dir := range sortedKeys(byDir) {
 		slices.Sort(byDir[dir])
 		p.note("containers of the same project name stay, they are those of %s: %s", dir, strings.Join(byDir[dir], ", "))
 	}

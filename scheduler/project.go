@@ -169,6 +169,7 @@ func (p *project) status(st *ProjectStatus) *Goal {
 
 // keep stores a record, on disk first.
 func (p *project) keep(r record) error {
+	r.Goal = r.Goal.outlined()
 	err := p.s.store.save(p.name, r)
 	if errors.Is(err, syscall.ENOSPC) && p.ending && p.s.spare != nil && p.s.spare() {
 		err = p.s.store.save(p.name, r)
@@ -236,6 +237,7 @@ func decide(r *record, have State, change func(*Goal, State) (Goal, error)) (Goa
 	if err != nil {
 		return Goal{}, Plan{}, err
 	}
+	goal = goal.outlined()
 	plan, err := Reconcile(goal, have)
 	if note != "" {
 		plan.Notes = append([]string{note}, plan.Notes...)
@@ -378,9 +380,7 @@ func (p *project) left(ctx context.Context, r *record) (Plan, error) {
 	}
 	have.Was = r.Was
 	if !r.Goal.IsDown() {
-		goal := r.Goal.clone()
-		pin(&goal, goal.Images, have) // what was pulled meanwhile
-		r.Goal = goal
+		pin(&r.Goal, r.Goal.Images, have) // what was pulled meanwhile
 	}
 	return Reconcile(r.Goal, have)
 }

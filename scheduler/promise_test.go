@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	"gantry/compose"
@@ -48,7 +49,7 @@ func promises(w *sim, g Goal, plan Plan) map[string]promise {
 		}
 		p.least = min(ready, want)
 		if slices.ContainsFunc(orders[name], func(o Order) bool { return o != StartFirst }) {
-			p.least -= batchSize(g, name)
+			p.least -= batchSize(&g, name)
 		}
 		all[name] = p
 	}
@@ -60,7 +61,7 @@ func promises(w *sim, g Goal, plan Plan) map[string]promise {
 func readyNow(w *sim, service string, t Trial, without *Container) int {
 	numbers := map[int]bool{}
 	for _, c := range w.containers {
-		if c != without && c.Project == "shop" && c.Service == service && !c.OneOff && t.Stood(*c, w.clock) {
+		if c != without && c.Project == "shop" && c.Service == service && !c.OneOff && t.Stood(c, w.clock) {
 			numbers[c.Number] = true
 		}
 	}
@@ -68,7 +69,7 @@ func readyNow(w *sim, service string, t Trial, without *Container) int {
 }
 
 // batchSize is how many replicas of a service are replaced at a time.
-func batchSize(g Goal, service string) int {
+func batchSize(g *Goal, service string) int {
 	n := g.Services[service].Replicas
 	var conf *compose.UpdateConfig
 	if d := g.Project.Services[service].Deploy; d != nil {
@@ -85,10 +86,50 @@ func batchSize(g Goal, service string) int {
 	return (n + 3) / 4
 }
 
+// failed are the replicas whose update has failed and may: they are as wanted,
+// and have ended since they were asked for.
+func (w *sim) failed(g *Goal, have State) map[replicaKey]bool {
+	all, count := map[replicaKey]bool{}, map[string]int{}
+	for _, c := range have.Containers {
+		want, wanted := g.Services[c.Service]
+		if c.OneOff || !wanted || !c.FinishedAt.After(want.Asked) || c.present() || c.completed() || tolerated(g, c.Service) == 0 {
+			continue
+		}
+		if key := (replicaKey{c.Service, c.Number}); c.Parts == w.of(g.Project, c.Service).parts && !all[key] {
+			all[key] = true
+			count[c.Service]++
+		}
+	}
+	maps.DeleteFunc(all, func(key replicaKey, _ bool) bool { return count[key.service] > tolerated(g, key.service) })
+	return all
+}
+
+// tolerated is how many replicas of a service may fail in an update.
+func tolerated(g *Goal, service string) int {
+	d := g.Project.Services[service].Deploy
+	if d == nil {
+		return 0
+	}
+	conf := d.UpdateConfig
+	if g.Options.Rollback {
+		conf = d.RollbackConfig
+	}
+	n := g.Services[service].Replicas
+	switch {
+	case conf == nil:
+		return 0
+	case conf.MaxFailureRatio > 0:
+		return int(float64(conf.MaxFailureRatio)*float64(n) + 1e-5) // 0.7 is a little less
+	case conf.FailureAction == compose.FailureContinue:
+		return n
+	}
+	return 0
+}
+
 // stopLaws holds the stop of a container to what was promised.
 func stopLaws(w *sim, c *Container, promises map[string]promise, broken map[string]bool) {
 	p, ok := promises[c.Service]
-	if !ok || broken[c.Service] || !p.trial.Stood(*c, w.clock) {
+	if !ok || broken[c.Service] || !p.trial.Stood(c, w.clock) {
 		return
 	}
 	if left := readyNow(w, c.Service, p.trial, c); left < p.least {

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -10,18 +9,28 @@ import (
 )
 
 // outdated reports whether a container is not what its service wants now.
-func (p *planner) outdated(s *service, c Container) bool {
-	return p.partsOf(s, c) != p.wantedParts(s) || c.Uses != s.uses || c.Generation < s.want.Generation || p.otherImage(s, c)
+func (p *planner) outdated(s *service, c *Container) bool {
+	return p.partsOf(s, c) != p.wantedParts(s) || c.Uses != s.uses || c.Generation < s.want.Generation || p.otherImage(s, c) || s.halfMoved(c)
+}
+
+// halfMoved reports whether a container has other ports of the host than it
+// should, whatever its labels say: they come last when it is changed in place,
+// and that was broken off, and is not wanted any more.
+func (s *service) halfMoved(c *Container) bool {
+	if c.Maker != "" || s.keys == nil {
+		return false
+	}
+	return len(c.Ports) != len(s.ports) || slices.ContainsFunc(c.Ports, func(port string) bool { return !slices.Contains(s.ports, port) })
 }
 
 // otherImage reports whether a container was made from another image than the
 // service wants.
-func (p *planner) otherImage(s *service, c Container) bool {
+func (p *planner) otherImage(s *service, c *Container) bool {
 	return s.id != "" && c.ImageID != "" && c.ImageID != s.id
 }
 
 // changed says why a container is not what its service wants now, "" if it is.
-func (p *planner) changed(s *service, c Container) string {
+func (p *planner) changed(s *service, c *Container) string {
 	if !p.outdated(s, c) {
 		return ""
 	}
@@ -38,6 +47,9 @@ func (p *planner) changed(s *service, c Container) string {
 	if c.Uses != s.uses && (p.partsOf(s, c) == p.wantedParts(s) || p.origin(s, c) == nil) {
 		why = append(why, p.usesReason(c.Uses, s.uses)...)
 	}
+	if len(why) == 0 && s.halfMoved(c) {
+		why = append(why, "its ports are those of a change that was broken off")
+	}
 	if len(why) == 0 && c.Generation < s.want.Generation {
 		why = append(why, "recreation is forced")
 	}
@@ -48,7 +60,7 @@ func (p *planner) changed(s *service, c Container) string {
 }
 
 // origin is the project a container was made from, nil if it is not known.
-func (p *planner) origin(s *service, c Container) *compose.Project {
+func (p *planner) origin(s *service, c *Container) *compose.Project {
 	for _, was := range []*compose.Project{p.have.Was, p.have.Tried} {
 		if was == nil {
 			continue
@@ -73,7 +85,7 @@ func (p *planner) origin(s *service, c Container) *compose.Project {
 
 // fieldReason names the fields of the service that have changed, if the
 // project the container was made from is known.
-func (p *planner) fieldReason(s *service, c Container) string {
+func (p *planner) fieldReason(s *service, c *Container) string {
 	was := p.origin(s, c)
 	if was == nil {
 		return changedParts(c.Parts, p.wantedParts(s))
@@ -109,7 +121,7 @@ func changedParts(was, is string) string {
 
 // changesOf are the fields that have changed since a container was made, as
 // far as they are known. All replicas share them.
-func (p *planner) changesOf(s *service, c Container) []Change {
+func (p *planner) changesOf(s *service, c *Container) []Change {
 	if was := p.origin(s, c); was != nil && p.partsOf(s, c) != p.wantedParts(s) {
 		return p.fieldChanges(s, was)
 	}
@@ -123,7 +135,8 @@ func (p *planner) fieldChanges(s *service, was *compose.Project) []Change {
 	if asked {
 		return all
 	}
-	all = serviceChanges(compose.Effective(was.Services[s.name]), compose.Effective(*s.conf))
+	before, now := compose.Effective(was.Services[s.name]), compose.Effective(*s.conf)
+	all = serviceChanges(&before, &now)
 	for _, ref := range s.conf.Secrets {
 		if was.Secrets[ref.Source].Content != p.p.Secrets[ref.Source].Content {
 			all = append(all, Change{Field: "content of secret " + ref.Source, Hidden: true})
@@ -145,7 +158,7 @@ func (p *planner) fieldChanges(s *service, was *compose.Project) []Change {
 func (p *planner) usesReason(was, is string) []string {
 	before, now := parsePairs(was), parsePairs(is)
 	var why []string
-	for _, what := range slices.Sorted(maps.Keys(now)) {
+	for _, what := range sortedKeys(now) {
 		if before[what] == now[what] {
 			continue
 		}
@@ -161,7 +174,7 @@ func (p *planner) usesReason(was, is string) []string {
 		}
 		why = append(why, text)
 	}
-	for _, what := range slices.Sorted(maps.Keys(before)) {
+	for _, what := range sortedKeys(before) {
 		if _, ok := now[what]; !ok {
 			kind, key, _ := strings.Cut(what, ":")
 			why = append(why, kind+" "+key+" is not used any more")

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,13 +28,13 @@ func Reconcile(want Goal, have State) (Plan, error) {
 	if want.IsDown() {
 		return reconcileDown(want, have), nil
 	}
-	graph, err := compose.NewGraph(want.Project)
-	if err != nil {
-		return Plan{}, err
+	want = want.outlined()
+	if want.outline.make(); want.outline.err != nil {
+		return Plan{}, want.outline.err
 	}
 	for first := []string(nil); ; {
 		p := newPlanner(want, have)
-		p.graph, p.first = graph, first
+		p.first = first
 		for _, stage := range []func() error{
 			p.chooseServices, p.checkServices, p.pullImages, p.removeOrphans, p.planNetworks, p.planVolumes, p.freePorts, p.freeNames,
 			p.planServices, p.stopServices, p.awaitJobs, p.awaitAll,
@@ -91,52 +90,47 @@ func LookFor(goals ...Goal) Look {
 
 // planner is the working memory of one Reconcile.
 type planner struct {
-	want  Goal
-	have  State
-	p     *compose.Project
-	graph *compose.Graph
-	plan  Plan
+	want Goal
+	have State
+	p    *compose.Project
+	plan Plan
 
-	holding    bool                   // see Repair
-	begun      time.Time              // of Repair
-	restarting []string               // ids of what it has stopped, perhaps
-	problems   []string               // of Repair
-	lacking    map[string]string      // network or volume, as lack writes it → why it cannot be had
-	containers map[string][]Container // of the project, by service; no one-offs
-	withheld   map[string][]int       // numbers of replicas a call has removed, by service
-	byID       map[string]Container   // all; nil: not asked yet
-	services   map[string]*service    // those planned for
-	order      []*service             // the same, dependencies first
-	jobs       map[string]bool        // services somebody waits for to complete
+	outline *outline
 
-	pulling     map[string]int // reference → step
-	pulls       []int          // steps every other step comes after
-	first       []string       // services whose images are pulled in any case
-	late        []string       // services that turned out to need theirs when other steps were planned
-	networks    map[string]int // key → step that creates it, 0 if it exists
-	networkHash map[string]string
-	volumes     map[string]int   // key → step that creates it, 0 if it exists
-	orphans     []int            // steps that remove orphans
-	doomed      map[string]int   // id of a container → step that removes it early
-	stopping    map[string]int   // id of a container → step that stops it early
-	aside       map[string]int   // id of a container → step that takes its name from it early
-	updating    map[string]int   // id of a container → step that changes it in place early
-	awaits      map[awaitKey]int // step
+	holding    bool                    // see Repair
+	begun      time.Time               // of Repair
+	restarting []string                // ids of what it has stopped, perhaps
+	problems   []string                // of Repair
+	lacking    map[string]string       // network or volume, as lack writes it → why it cannot be had
+	containers map[string][]*Container // of the project, by service; no one-offs
+	withheld   map[string][]int        // numbers of replicas a call has removed, by service
+	byID       map[string]*Container   // all; nil: not asked yet
+	services   map[string]*service     // those planned for
+	order      []*service              // the same, dependencies first
+	jobs       map[string]bool         // services somebody waits for to complete
+
+	pulling  map[string]int    // reference → step
+	pulls    []int             // steps every other step comes after
+	first    []string          // services whose images are pulled in any case
+	late     []string          // services that turned out to need theirs when other steps were planned
+	networks map[string]int    // key → step that creates it, 0 if it exists
+	kept     map[string]string // key of a network that is left as it is → its hash
+	volumes  map[string]int    // key → step that creates it, 0 if it exists
+	orphans  []int             // steps that remove orphans
+	doomed   map[string]int    // id of a container → step that removes it early
+	stopping map[string]int    // id of a container → step that stops it early
+	aside    map[string]int    // id of a container → step that takes its name from it early
+	updating map[string]int    // id of a container → step that changes it in place early
+	awaits   map[awaitKey]int  // step
 }
 
 // service is what is planned for one service.
 type service struct {
-	name  string
-	conf  *compose.Service
-	want  Want
-	image string   // reference
-	id    string   // of the image; "": not known before the pull
-	keys  []string // of its networks, nil if network_mode says otherwise
-	hash  string   // "": not asked yet, see hashOf
-	parts string   // the same in parts, see wantedParts
-	uses  string
-
-	schedule string // of a job, "" for others
+	*traits
+	name string
+	want Want
+	id   string // of the image; "": not known before the pull
+	uses string // LabelUses of its containers
 
 	// replicas are those there will be, sorted by number.
 	replicas []replica
@@ -163,13 +157,13 @@ type service struct {
 type replica struct {
 	number int
 	name   string
-	old    Container // zero if there is none
-	why    string    // old is to be replaced
+	old    *Container // nil if there is none
+	why    string     // old is to be replaced
 	// updated is the step that changes old in place, if there is one.
 	updated []int
 	// before are others of its number that still serve and leave when it is
 	// ready.
-	before []Container
+	before []*Container
 	fresh  bool // made in this plan
 	acted  bool // touched in this plan
 }
@@ -182,19 +176,19 @@ type awaitKey struct {
 }
 
 func newPlanner(want Goal, have State) *planner {
-	p := &planner{want: want, have: have, p: want.Project,
+	p := &planner{want: want, have: have, p: want.Project, outline: want.outlined().outline,
 		plan:       Plan{Project: want.Project.Name, Parallel: want.Options.Parallel},
-		containers: map[string][]Container{}, withheld: map[string][]int{}, lacking: map[string]string{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
-		networks: map[string]int{}, networkHash: map[string]string{}, volumes: map[string]int{},
+		containers: map[string][]*Container{}, withheld: map[string][]int{}, lacking: map[string]string{}, pulling: map[string]int{}, services: map[string]*service{}, jobs: map[string]bool{},
+		networks: map[string]int{}, kept: map[string]string{}, volumes: map[string]int{},
 		doomed: map[string]int{}, stopping: map[string]int{}, aside: map[string]int{}, updating: map[string]int{}, awaits: map[awaitKey]int{}}
 	count := make(map[string]int, len(want.Services))
 	for i := range have.Containers {
 		count[have.Containers[i].Service]++
 	}
-	for _, c := range have.Containers {
-		if c.Project == p.p.Name && !c.OneOff && !p.withhold(c.Service, c.Number, c.RemovedAt) {
+	for i := range have.Containers {
+		if c := &have.Containers[i]; c.Project == p.p.Name && !c.OneOff && !p.withhold(c.Service, c.Number, c.RemovedAt) {
 			if p.containers[c.Service] == nil {
-				p.containers[c.Service] = make([]Container, 0, count[c.Service])
+				p.containers[c.Service] = make([]*Container, 0, count[c.Service])
 			}
 			p.containers[c.Service] = append(p.containers[c.Service], c)
 		}
@@ -209,7 +203,7 @@ func newPlanner(want Goal, have State) *planner {
 }
 
 // byNumber is the order of containers wherever there must be one.
-func byNumber(a, b Container) int {
+func byNumber(a, b *Container) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 }
 
@@ -224,7 +218,8 @@ func (p *planner) add(s Step) int {
 		}
 	}
 	if !slices.IsSorted(s.After) {
-		s.After = slices.Sorted(slices.Values(s.After))
+		s.After = slices.Clone(s.After)
+		slices.Sort(s.After)
 	}
 	s.After = compactInts(s.After)
 	s.Destroys = cmp.Or(s.Destroys, p.loses(s.Do))
@@ -257,9 +252,9 @@ func (p *planner) loses(a Action) string {
 		return ""
 	}
 	if p.byID == nil {
-		p.byID = map[string]Container{}
-		for _, c := range p.have.Containers {
-			p.byID[c.ID] = c
+		p.byID = map[string]*Container{}
+		for i := range p.have.Containers {
+			p.byID[p.have.Containers[i].ID] = &p.have.Containers[i]
 		}
 	}
 	c := p.byID[id]
@@ -270,7 +265,7 @@ func (p *planner) loses(a Action) string {
 }
 
 // anonymous reports whether a volume that a container mounts is its own.
-func (p *planner) anonymous(c Container, name string) bool {
+func (p *planner) anonymous(c *Container, name string) bool {
 	for _, v := range parsePairs(c.Uses) {
 		if v == name {
 			return false
@@ -296,16 +291,16 @@ func (p *planner) note(format string, args ...any) {
 
 // chooseServices settles which services are planned for: those in scope.
 func (p *planner) chooseServices() error {
-	order := p.graph.Order()
+	order := p.outline.graph.Order()
 	var keys []string
 	for _, name := range order {
-		for _, e := range p.graph.Dependencies(name) {
+		for _, e := range p.outline.graph.Dependencies(name) {
 			if e.Condition == compose.ConditionCompleted {
 				p.jobs[e.Service] = true
 			}
 		}
 		if p.chosen(name) {
-			keys = append(keys, p.networkKeys(p.p.Services[name])...)
+			keys = append(keys, p.outline.all[name].keys...)
 		}
 	}
 	p.keepNetworks(keys)
@@ -313,10 +308,8 @@ func (p *planner) chooseServices() error {
 		if !p.chosen(name) {
 			continue
 		}
-		conf := p.p.Services[name]
-		conf.Name = name
-		s := &service{name: name, conf: &conf, want: p.want.Services[name], image: compose.ImageName(p.p, conf),
-			keys: p.networkKeys(conf), uses: p.usesLabel(conf), schedule: scheduleOf(conf)}
+		t := p.outline.all[name]
+		s := &service{traits: t, name: name, want: p.want.Services[name], uses: p.usesLabel(t)}
 		if s.id = p.want.Images[s.image]; s.id == "" {
 			s.id = p.have.Images[s.image]
 		}
@@ -343,7 +336,7 @@ func (p *planner) checkServices() error {
 				return err
 			}
 		}
-		if rule := autoscaled(*s.conf); rule != nil && s.want.Replicas > 0 && s.want.Replicas != rule.Within(s.want.Replicas) {
+		if rule := s.autoscale; rule != nil && s.want.Replicas > 0 && s.want.Replicas != rule.Within(s.want.Replicas) {
 			return invalid("service %s: %d replicas: x-gantry.autoscale keeps it between %d and %d; ask for a number in between, or for 0 to switch it off",
 				s.name, s.want.Replicas, rule.Min, rule.Max)
 		}
@@ -366,10 +359,10 @@ func (s *service) runs() bool { return s.want.Replicas > 0 && !s.want.Stopped }
 // pullImages fetches what is not here and will be needed, before anything is
 // touched.
 func (p *planner) pullImages() error {
-	for _, ref := range slices.Sorted(maps.Keys(p.want.Pulls)) {
+	for _, ref := range sortedKeys(p.want.Pulls) {
 		p.note("image %s is pulled first: %s", ref, p.want.Pulls[ref])
 	}
-	for _, ref := range slices.Sorted(maps.Keys(p.want.Coming)) {
+	for _, ref := range sortedKeys(p.want.Coming) {
 		p.note("image %s is built first: %s", ref, p.want.Coming[ref])
 	}
 	for _, s := range p.order {

@@ -28,14 +28,14 @@ func Repair(want Goal, have State, begun time.Time, restarting ...string) (plan 
 	if want.IsDown() {
 		return Plan{Project: want.Project.Name}, nil, nil
 	}
-	graph, err := compose.NewGraph(want.Project)
-	if err != nil {
-		return Plan{}, nil, err
+	want = want.outlined()
+	if want.outline.make(); want.outline.err != nil {
+		return Plan{}, nil, want.outline.err
 	}
 	want.Scope = nil
 	want.Options = Options{Recreate: Never, RecreateDependencies: Never, Parallel: want.Options.Parallel}
 	p := newPlanner(want, have)
-	p.graph, p.holding, p.begun, p.restarting = graph, true, begun, restarting
+	p.holding, p.begun, p.restarting = true, begun, restarting
 	for _, stage := range []func() error{p.chooseServices, p.planNetworks, p.planVolumes, p.planServices} {
 		if err := stage(); err != nil {
 			return Plan{}, nil, err
@@ -68,7 +68,7 @@ func (p *planner) withhold(service string, number int, at time.Time) bool {
 func (p *planner) away(s *service) []int {
 	numbers := slices.Sorted(slices.Values(p.withheld[s.name]))
 	return slices.DeleteFunc(slices.Compact(numbers), func(n int) bool {
-		return slices.ContainsFunc(p.containers[s.name], func(c Container) bool { return c.Number == n })
+		return slices.ContainsFunc(p.containers[s.name], func(c *Container) bool { return c.Number == n })
 	})
 }
 
@@ -83,12 +83,12 @@ func (p *planner) lack(kind, key string, why error) bool {
 // lacks says why no container of the service can be made or started, "" if it
 // can.
 func (p *planner) lacks(s *service) string {
-	for _, key := range p.networkKeys(*s.conf) {
+	for _, key := range s.keys {
 		if why := p.lacking["network "+key]; why != "" {
 			return why
 		}
 	}
-	for _, key := range volumeKeys(*s.conf) {
+	for _, key := range s.mounts {
 		if why := p.lacking["volume "+key]; why != "" {
 			return why
 		}
@@ -167,7 +167,7 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 			return 0, err
 		}
 		r.fresh, spec.NoStart = true, false // it takes the place of one that runs, or did
-		if slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Name == spec.Name && p.doomed[o.ID] == 0 }) {
+		if slices.ContainsFunc(p.containers[s.name], func(o *Container) bool { return o.ID != c.ID && o.Name == spec.Name && p.doomed[o.ID] == 0 }) {
 			spec.Name = c.Name // of two that share a number the other one has the name, and stays
 		}
 		return p.add(Step{Why: why, After: after, Do: Replace{Old: c.ID, Spec: spec}}), nil
@@ -200,26 +200,26 @@ func (p *planner) holdReplica(s *service, r *replica, removed []int, able bool) 
 
 // halfway reports whether a repair that nobody saw the end of has stopped the
 // container, and not a call.
-func (p *planner) halfway(c Container) bool {
+func (p *planner) halfway(c *Container) bool {
 	return c.Stopped && !c.present() && slices.Contains(p.restarting, c.ID) && c.FinishedAt.After(p.begun)
 }
 
 // replaced reports whether such a repair has made another container in its
 // place.
-func (p *planner) replaced(s *service, c Container) bool {
-	return p.halfway(c) && slices.ContainsFunc(p.containers[s.name], func(o Container) bool {
+func (p *planner) replaced(s *service, c *Container) bool {
+	return p.halfway(c) && slices.ContainsFunc(p.containers[s.name], func(o *Container) bool {
 		return o.ID != c.ID && o.Number == c.Number && !o.broken() && o.Created.After(p.begun)
 	})
 }
 
 // served reports whether another container of the same number runs.
-func (p *planner) served(s *service, c Container) bool {
-	return slices.ContainsFunc(p.containers[s.name], func(o Container) bool { return o.ID != c.ID && o.Number == c.Number && o.present() })
+func (p *planner) served(s *service, c *Container) bool {
+	return slices.ContainsFunc(p.containers[s.name], func(o *Container) bool { return o.ID != c.ID && o.Number == c.Number && o.present() })
 }
 
 // networkLost says which network of a running container is made anew.
 func (p *planner) networkLost(s *service) string {
-	for _, key := range p.networkKeys(*s.conf) {
+	for _, key := range s.keys {
 		if p.networks[key] != 0 {
 			return "network " + NetworkName(p.p, key) + " was lost"
 		}
@@ -230,11 +230,11 @@ func (p *planner) networkLost(s *service) string {
 // dependencyRestarted says which dependency declared with restart: true was
 // started anew since the container was, and is ready, "" if none. Of several
 // replicas all must have been: one of them more or less is no reason.
-func (p *planner) dependencyRestarted(s *service, c Container) string {
+func (p *planner) dependencyRestarted(s *service, c *Container) string {
 	if c.Status != Running {
 		return ""
 	}
-	for _, e := range p.graph.Dependencies(s.name) {
+	for _, e := range p.outline.graph.Dependencies(s.name) {
 		d := p.services[e.Service]
 		if !e.Restart || d == nil || linked(s.conf, e.Service) {
 			continue

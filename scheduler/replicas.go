@@ -84,7 +84,7 @@ func (p *planner) judge(s *service, r *replica) error {
 // number, and plans the removal of the others. removed are the steps that free
 // names and numbers which new replicas may need.
 func (p *planner) choose(s *service) (kept []replica, removed []int) {
-	usable := make([]Container, 0, len(p.containers[s.name])) // sorted by number, as they are
+	usable := make([]*Container, 0, len(p.containers[s.name])) // sorted by number, as they are
 	for _, c := range p.containers[s.name] {
 		switch {
 		case p.doomed[c.ID] != 0:
@@ -113,9 +113,9 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 	if surplus := len(kept) - s.want.Replicas; surplus > 0 {
 		why := fmt.Sprintf("%s has %d replicas, %d wanted", s.name, len(kept), s.want.Replicas)
 		t := p.trial(s)
-		ready := func(c Container) bool { return p.ready(c, t) }
+		ready := func(c *Container) bool { return p.ready(c, t) }
 		slices.SortStableFunc(kept, func(a, b replica) int {
-			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.any(Container.ready), b.any(Container.ready)),
+			return cmp.Or(-compareBool(a.old.present(), b.old.present()), -compareBool(a.any((*Container).ready), b.any((*Container).ready)),
 				-compareBool(a.any(ready), b.any(ready)), compareBool(p.outdated(s, a.old), p.outdated(s, b.old)), byNumber(a.old, b.old))
 		})
 		victims := slices.Clone(kept[s.want.Replicas:])
@@ -131,14 +131,14 @@ func (p *planner) choose(s *service) (kept []replica, removed []int) {
 }
 
 // any reports whether one of the containers that are there for a replica is so.
-func (r replica) any(so func(Container) bool) bool {
+func (r replica) any(so func(*Container) bool) bool {
 	return so(r.old) || slices.ContainsFunc(r.before, so)
 }
 
 // rank says which of the containers that share a number is the replica, and
 // which of them may serve until it is ready. others are neither.
-func (p *planner) rank(s *service, cs []Container) (r replica, others []Container) {
-	best := slices.MaxFunc(cs, func(a, b Container) int { return p.better(s, a, b) })
+func (p *planner) rank(s *service, cs []*Container) (r replica, others []*Container) {
+	best := slices.MaxFunc(cs, func(a, b *Container) int { return p.better(s, a, b) })
 	r = replica{number: best.Number, name: best.Name, old: best}
 	for _, c := range cs {
 		switch {
@@ -154,14 +154,14 @@ func (p *planner) rank(s *service, cs []Container) (r replica, others []Containe
 
 // replaces reports whether a container gives way to a new one: it is not as
 // wanted, or what it shares a namespace with is another one now.
-func (p *planner) replaces(s *service, c Container) bool {
+func (p *planner) replaces(s *service, c *Container) bool {
 	return p.renewed(s, c) || p.want.policy(s.name) != Never && p.joinChanged(s, c) != ""
 }
 
 // better compares two containers that share a number. The replica is the one
 // that stays; of two that do, the one that is as wanted; else the one that is
 // ready or at least runs, else the younger.
-func (p *planner) better(s *service, a, b Container) int {
+func (p *planner) better(s *service, a, b *Container) int {
 	stays := !p.replaces(s, a)
 	return cmp.Or(
 		compareBool(stays, !p.replaces(s, b)),
@@ -218,7 +218,7 @@ func (p *planner) planReplica(s *service, r *replica, removed []int) (int, error
 
 // startReason says why a container that does not run should, "" if it has had
 // its run: it ended after it was last asked for, or it is a job that is done.
-func (p *planner) startReason(s *service, c Container) string {
+func (p *planner) startReason(s *service, c *Container) string {
 	if c.Status == Created || c.FinishedAt.IsZero() {
 		return "never started"
 	}
@@ -235,7 +235,7 @@ func (p *planner) startReason(s *service, c Container) string {
 }
 
 // done reports whether the container is a job that ended well.
-func (p *planner) done(s *service, c Container) bool {
+func (p *planner) done(s *service, c *Container) bool {
 	return p.jobs[s.name] && c.completed() && runsOnce(s.conf)
 }
 
@@ -251,7 +251,7 @@ func runsOnce(s *compose.Service) bool {
 // spec is the container to be made for a replica, and what it must wait for.
 func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	after := slices.Concat(p.orphans, p.freed(s), p.named(s), p.networkSteps(s), p.doorsOf(s))
-	for _, key := range volumeKeys(*s.conf) {
+	for _, key := range s.mounts {
 		if step := p.volumes[key]; step != 0 {
 			after = append(after, step)
 		}

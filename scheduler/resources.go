@@ -2,9 +2,8 @@ package scheduler
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gantry/compose"
@@ -13,52 +12,26 @@ import (
 // defaultNetwork is the key of the network of services that name none.
 const defaultNetwork = "default"
 
-// networkKeys are the networks a service joins, sorted.
-func (p *planner) networkKeys(s compose.Service) []string {
-	if s.NetworkMode != "" && len(s.Networks) == 0 {
-		return nil
-	}
-	if len(s.Networks) == 0 {
-		return []string{defaultNetwork}
-	}
-	return slices.Sorted(maps.Keys(s.Networks))
-}
-
-// volumeKeys are the named volumes a service mounts, sorted, each once.
-func volumeKeys(s compose.Service) []string {
-	var keys []string
-	for _, v := range s.Volumes {
-		if v.Type == compose.VolumeTypeVolume && v.Source != "" {
-			keys = append(keys, v.Source)
-		}
-	}
-	slices.Sort(keys)
-	return slices.Compact(keys)
-}
-
-// hashOfNetwork is the hash of a network's definition, its name included.
+// hashOfNetwork is the hash of the definition that a network counts as made of.
 func (p *planner) hashOfNetwork(key string) string {
-	h, ok := p.networkHash[key]
-	if !ok {
-		n := p.p.Networks[key]
-		n.Name = NetworkName(p.p, key)
-		h = compose.HashNetwork(n)
-		p.networkHash[key] = h
+	if h, kept := p.kept[key]; kept {
+		return h
 	}
-	return h
+	return p.outline.hashOfNetwork(key)
 }
 
 // usesLabel is the value of LabelUses. Of a volume the name is enough: its
 // definition is the volume's own matter.
-func (p *planner) usesLabel(s compose.Service) string {
-	var b strings.Builder
-	for _, key := range p.networkKeys(s) {
-		fmt.Fprintf(&b, "network:%s=%.12s,", key, p.hashOfNetwork(key))
+func (p *planner) usesLabel(s *traits) string {
+	list := make([]string, 0, len(s.keys)+len(s.mounts))
+	for _, key := range s.keys {
+		hash := p.hashOfNetwork(key)
+		list = append(list, "network:"+key+"="+hash[:min(len(hash), 12)])
 	}
-	for _, key := range volumeKeys(s) {
-		fmt.Fprintf(&b, "volume:%s=%s,", key, VolumeName(p.p, key))
+	for _, key := range s.mounts {
+		list = append(list, "volume:"+key+"="+VolumeName(p.p, key))
 	}
-	return strings.TrimSuffix(b.String(), ",")
+	return strings.Join(list, ",")
 }
 
 func (p *planner) network(name string) (Network, bool) {
@@ -139,7 +112,7 @@ func (p *planner) used(keys func(*service) []string) []string {
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(set))
+	return sortedKeys(set)
 }
 
 // keepNetworks leaves changed networks as they are where containers must not be
@@ -154,7 +127,7 @@ func (p *planner) keepNetworks(keys []string) {
 		if p.networkChanged(key) {
 			is, _ := p.network(NetworkName(p.p, key))
 			p.note("network %s has changed and stays as it is, since nothing is to be replaced", is.Name)
-			p.networkHash[key] = is.Hash
+			p.kept[key] = is.Hash
 		}
 	}
 }
@@ -175,14 +148,14 @@ func (p *planner) clearNetwork(key string, n Network, why string) (int, error) {
 	}
 	var after []int
 	on := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+	for _, name := range sortedKeys(p.containers) {
 		for _, c := range p.containers[name] {
 			if slices.Contains(c.Networks, n.Name) {
 				on[c.ID] = true
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+	for _, name := range sortedKeys(p.containers) {
 		for _, c := range p.containers[name] {
 			joined := slices.ContainsFunc(c.Joins, func(id string) bool { return on[id] })
 			if !on[c.ID] && !joined || !c.present() {
@@ -216,7 +189,7 @@ func (p *planner) volume(name string) (Volume, bool) {
 
 // planVolumes makes the named volumes that services which run mount.
 func (p *planner) planVolumes() error {
-	for _, key := range p.used(func(s *service) []string { return volumeKeys(*s.conf) }) {
+	for _, key := range p.used(func(s *service) []string { return s.mounts }) {
 		if err := p.planVolume(key); err != nil && !p.lack("volume", key, err) {
 			return err
 		}
@@ -231,7 +204,7 @@ func (p *planner) planVolume(key string) error {
 	}
 	name := VolumeName(p.p, key)
 	conf.Name = name
-	hash := compose.HashVolume(conf)
+	hash := p.outline.hashOfVolume(key)
 	is, exists := p.volume(name)
 	why, after := "does not exist", []int(nil)
 	switch {
@@ -289,7 +262,7 @@ func (p *planner) planVolume(key string) error {
 // clearVolume removes all containers that mount a volume, then the volume.
 func (p *planner) clearVolume(name, why string) (int, error) {
 	var after []int
-	for _, service := range slices.Sorted(maps.Keys(p.containers)) {
+	for _, service := range sortedKeys(p.containers) {
 		for _, c := range p.containers[service] {
 			if !slices.Contains(c.Volumes, name) {
 				continue
@@ -311,7 +284,7 @@ func (p *planner) freePorts() error {
 	gets := map[string]string{} // port → service
 	for _, s := range p.order {
 		if s.runs() {
-			for _, port := range hostPorts(s.conf) {
+			for _, port := range s.ports {
 				gets[port] = s.name
 			}
 		}
@@ -332,7 +305,7 @@ func (p *planner) freePorts() error {
 		}
 	}
 	for _, s := range p.order {
-		waits := slices.ContainsFunc(hostPorts(s.conf), another(s))
+		waits := slices.ContainsFunc(s.ports, another(s))
 		for _, c := range p.containers[s.name] {
 			if !c.present() || p.stopping[c.ID] != 0 || p.doomed[c.ID] != 0 || s.runs() && (p.want.policy(s.name) == Never || !p.outdated(s, c)) {
 				continue
@@ -357,8 +330,7 @@ func (p *planner) freePorts() error {
 
 // freed are the steps that free the ports a service gets.
 func (p *planner) freed(s *service) []int {
-	ports := hostPorts(s.conf)
-	if len(ports) == 0 {
+	if len(s.ports) == 0 {
 		return nil
 	}
 	var steps []int
@@ -368,7 +340,7 @@ func (p *planner) freed(s *service) []int {
 		}
 		for _, c := range p.containers[other.name] {
 			step := cmp.Or(p.stopping[c.ID], p.updating[c.ID])
-			if step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(ports, port) }) {
+			if step != 0 && slices.ContainsFunc(c.Ports, func(port string) bool { return slices.Contains(s.ports, port) }) {
 				steps = append(steps, step)
 			}
 		}
@@ -399,11 +371,11 @@ func (p *planner) freeNames() error {
 
 // nameKept is the container that has the container_name of a service, is of one
 // that nothing is planned for, and stays.
-func (p *planner) nameKept(s *service) (Container, bool) {
+func (p *planner) nameKept(s *service) (*Container, bool) {
 	if s.conf.ContainerName == "" || !s.runs() || p.want.policy(s.name) == Never {
-		return Container{}, false
+		return nil, false
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.containers)) {
+	for _, name := range sortedKeys(p.containers) {
 		if p.services[name] != nil {
 			continue
 		}
@@ -413,14 +385,14 @@ func (p *planner) nameKept(s *service) (Container, bool) {
 			}
 		}
 	}
-	return Container{}, false
+	return nil, false
 }
 
 // nameHolder is the container that has the container_name of a service and is
 // another one's, and whose it is.
-func (p *planner) nameHolder(s *service) (Container, *service) {
+func (p *planner) nameHolder(s *service) (*Container, *service) {
 	if s.conf.ContainerName == "" {
-		return Container{}, nil
+		return nil, nil
 	}
 	for _, other := range p.order {
 		if other == s {
@@ -432,7 +404,7 @@ func (p *planner) nameHolder(s *service) (Container, *service) {
 			}
 		}
 	}
-	return Container{}, nil
+	return nil, nil
 }
 
 // named is the step that frees the name a service gets, if there is one.
@@ -447,19 +419,19 @@ func (p *planner) named(s *service) []int {
 func hostPorts(s *compose.Service) []string {
 	var ports []string
 	for _, p := range s.Ports {
-		if p.Published != "" && p.Published != "0" && !strings.Contains(p.Published, "-") {
-			ports = append(ports, p.Published+"/"+cmp.Or(p.Protocol, "tcp"))
+		if n, err := strconv.Atoi(p.Published); err == nil && n != 0 { // else a range, or any
+			ports = append(ports, strconv.Itoa(n)+"/"+cmp.Or(p.Protocol, "tcp"))
 		}
 	}
 	return ports
 }
 
 // doom removes a container before its service is planned for.
-func (p *planner) doom(c Container, why string) int {
+func (p *planner) doom(c *Container, why string) int {
 	return p.removeEarly(c, why, RemoveOptions{Timeout: p.want.Options.Timeout})
 }
 
-func (p *planner) removeEarly(c Container, why string, o RemoveOptions) int {
+func (p *planner) removeEarly(c *Container, why string, o RemoveOptions) int {
 	id, ok := p.doomed[c.ID]
 	if !ok {
 		var after []int

@@ -153,7 +153,8 @@ func (p *project) goBack(ctx context.Context, r *record, why error, report func(
 }
 
 // back is the whole goal to before, after now was tried. Services that came
-// with now go; those that differ are asked for anew.
+// with now go; those that differ, or are on a network that does, are asked for
+// anew.
 func back(now, before Goal, have State) Goal {
 	g := before.clone()
 	g.Scope = nil
@@ -164,7 +165,7 @@ func back(now, before Goal, have State) Goal {
 		case !kept:
 			g.Project.Services[name] = now.Project.Services[name]
 			g.Services[name] = Want{Asked: now.Services[name].Asked, Generation: now.Services[name].Generation}
-		case sameService(now, before, name) && w.Stopped == now.Services[name].Stopped:
+		case sameService(now, before, name) && sameNetworks(now, before, name) && w.Stopped == now.Services[name].Stopped:
 			w.Asked = later(w.Asked, now.Services[name].Asked)
 			g.Services[name] = w
 		default:
@@ -190,6 +191,16 @@ func sameService(a, b Goal, name string) bool {
 	s.Name, t.Name = name, name
 	return compose.HashIn(a.Project, s) == compose.HashIn(b.Project, t) && v.Replicas == w.Replicas && v.Generation == w.Generation &&
 		a.Images[compose.ImageName(a.Project, s)] == b.Images[compose.ImageName(b.Project, t)]
+}
+
+// sameNetworks reports whether the networks that a service is on are defined
+// alike in two goals: who changes one stops all that is on it.
+func sameNetworks(a, b Goal, name string) bool {
+	a, b = a.outlined(), b.outlined()
+	s := b.traits()[name]
+	return s == nil || !slices.ContainsFunc(s.keys, func(key string) bool {
+		return a.outline.hashOfNetwork(key) != b.outline.hashOfNetwork(key)
+	})
 }
 
 // Rollback goes back to an earlier revision: number to or, if that is 0, the

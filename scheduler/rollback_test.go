@@ -310,3 +310,59 @@ func TestHistoryTells(t *testing.T) {
 		}
 	})
 }
+
+// What a plan has stopped because it makes a network anew is brought up again:
+// by the way back, and by the next call, whether there was a way back or not.
+func TestNetworkIsMadeInVain(t *testing.T) {
+	for name, c := range map[string]struct {
+		action string
+		after  map[string]int // containers that cannot be made → after having been made so often
+		runs   int            // of web after that
+	}{
+		"goes back":        {"rollback", map[string]int{"shop-web-2": 0}, 2},
+		"does not go back": {"rollback", map[string]int{"shop-web-2": 0, "shop-web-1": 1}, 1},
+		"stays":            {"pause", map[string]int{"shop-web-1": 0}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(h *house) {
+				goal := func(network string, o Options) Goal {
+					return h.goal(`
+services:
+  web: {image: busybox, scale: 2, networks: [back], deploy: {update_config: {failure_action: `+c.action+`}}}
+  job: {image: busybox, scale: 0, networks: [back]}
+networks: {back: `+network+`}`, o)
+				}
+				ctx := h.Context()
+				if err := h.Apply(ctx, goal("{}", Options{}), nil); err != nil {
+					h.Fatal(err)
+				}
+				h.w.mu.Lock()
+				h.w.fault = func(part, object string) error {
+					if left, fails := c.after[object]; part == "create" && fails {
+						if c.after[object]--; left <= 0 {
+							return errors.New("it was told to")
+						}
+					}
+					return nil
+				}
+				h.w.mu.Unlock()
+				partly := Options{Services: []string{"job"}, NoDeps: true}
+				if err := h.Apply(ctx, goal("{internal: true}", partly), nil); err == nil {
+					h.Fatal("it did not fail")
+				}
+				h.w.mu.Lock()
+				h.w.fault = nil
+				h.w.mu.Unlock()
+				if n := len(h.run()); n != c.runs {
+					h.Errorf("after it %d of web run, want %d", n, c.runs)
+				}
+				if err := h.Apply(ctx, goal("{internal: true}", partly), nil); err != nil {
+					h.Fatal(err)
+				}
+				if n := len(h.run()); n != 2 {
+					h.Errorf("in the end %d of web run", n)
+				}
+			})
+		})
+	}
+}

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -106,7 +105,7 @@ func (p *planner) updateConfig(s *service) compose.UpdateConfig {
 // same time, "" if they may. never: they cannot.
 func (p *planner) apart(s *service, stale []*replica) (why string, never bool) {
 	c := s.conf
-	for _, key := range slices.Sorted(maps.Keys(c.Networks)) {
+	for _, key := range sortedKeys(c.Networks) {
 		n := c.Networks[key]
 		if n == nil {
 			continue
@@ -218,7 +217,7 @@ func (p *planner) rollOut(s *service, updates []*replica, removed []int) error {
 		}
 		doors = []int{p.try(s, unripe, ro.trial, "before the next batch", slices.Concat(removed, s.acted))}
 	}
-	if !slices.ContainsFunc(p.containers[s.name], func(c Container) bool { return c.present() && p.stopping[c.ID] == 0 }) {
+	if !slices.ContainsFunc(p.containers[s.name], func(c *Container) bool { return c.present() && p.stopping[c.ID] == 0 }) {
 		ro.parallelism = len(updates) // nobody serves who would have to be spared
 	}
 	slices.SortStableFunc(updates, func(a, b *replica) int { return compareBool(a.why != "", b.why != "") })
@@ -267,17 +266,16 @@ func (p *planner) batch(s *service, batch []*replica, ro rollout, tried *[]int, 
 	}
 	var steps []int
 	for _, r := range batch {
-		free := acted
+		gone := len(steps)
 		for _, c := range r.before {
 			id := p.add(Step{Do: Retire{Name: c.Name, Spec: RetireSpec{ID: c.ID, Project: p.p.Name, Service: s.name, Number: r.number, Heir: s.known([]int{r.number})[r.number], MayFail: ro.trial.Tolerate > 0,
 				Options: RemoveOptions{Timeout: p.want.Options.Timeout, Volumes: p.want.Options.RenewAnonVolumes, Drain: true}}},
 				Why: "the new one is ready", After: acted})
 			p.doomed[c.ID] = id
-			free = append(slices.Clone(free), id)
 			steps = append(steps, id)
 		}
 		if r.why == "" {
-			p.putBack(s, r, free)
+			p.putBack(s, r, slices.Concat(acted, steps[gone:]))
 		}
 	}
 	if len(steps) == 0 {
@@ -382,12 +380,12 @@ func (p *planner) unripe(s *service, updates []*replica, t Trial) (numbers []int
 }
 
 // ready reports whether a container has stood a trial.
-func (p *planner) ready(c Container, t Trial) bool {
+func (p *planner) ready(c *Container, t Trial) bool {
 	return t.Stood(c, p.have.Now)
 }
 
 // Stood reports whether a container has stood the trial at a given time.
-func (t Trial) Stood(c Container, now time.Time) bool {
+func (t Trial) Stood(c *Container, now time.Time) bool {
 	switch {
 	case t.MayEnd && c.completed():
 		return true

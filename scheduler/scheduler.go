@@ -79,6 +79,7 @@ func open(c Config, st shelf, h chronicle) (*Scheduler, error) {
 	s.autoscaler, s.timekeeper = newAutoscaler(s, c.Meter, c.Measure), newTimekeeper(s)
 	for name, r := range records {
 		p := newProject(s, name)
+		r.Goal = r.Goal.outlined()
 		p.rec = &r
 		if r.Phase == Walking {
 			c.Log.Info("going on with a walk that was broken off", "project", name)
@@ -218,7 +219,7 @@ func (s *Scheduler) all() []*project {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []*project
-	for _, name := range slices.Sorted(maps.Keys(s.projects)) {
+	for _, name := range sortedKeys(s.projects) {
 		all = append(all, s.projects[name])
 	}
 	return all
@@ -272,7 +273,7 @@ func (s *Scheduler) Down(ctx context.Context, project string, o Options, report 
 // Scale changes how many replicas services have; what they depend on is
 // brought up too unless o.NoDeps is set.
 func (s *Scheduler) Scale(ctx context.Context, project string, replicas map[string]int, o Options, report func(Event)) error {
-	names := slices.Sorted(maps.Keys(replicas))
+	names := sortedKeys(replicas)
 	return s.change(ctx, KindScale, project, names, o, true, report, func(service string, w *Want) {
 		if n, ok := replicas[service]; ok {
 			w.Replicas = n
@@ -301,7 +302,7 @@ func (s *Scheduler) change(ctx context.Context, kind Kind, project string, names
 		g := stored.clone()
 		for _, name := range names {
 			if _, ok := g.Services[name]; !ok {
-				return Goal{}, noService(project, name, slices.Sorted(maps.Keys(g.Services)))
+				return Goal{}, noService(project, name, sortedKeys(g.Services))
 			}
 		}
 		g.Options, g.Scope = o, nil

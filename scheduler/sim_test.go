@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -61,8 +60,10 @@ type lawKey struct {
 
 // law is what a service is held to.
 type law struct {
-	parts     string // LabelParts of its containers
-	dependsOn compose.DependsOn
+	parts           string   // LabelParts of its containers
+	ports           []string // of the host, that they have
+	dependsOn       compose.DependsOn
+	job, autoscaled bool
 }
 
 // of is what laws compare a service with, worked out once: a small stack does
@@ -84,12 +85,12 @@ func (w *sim) of(p *compose.Project, service string) law {
 func newLaw(p *compose.Project, service string) law {
 	s := p.Services[service]
 	s.Name = service
-	return law{partsLabel(p, s), s.DependsOn}
+	return law{partsLabel(p, s), hostPorts(&s), s.DependsOn, scheduleOf(s) != "", autoscaled(s) != nil}
 }
 
 func newSim() *sim {
 	return &sim{clock: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), containers: map[string]*Container{}, networks: map[string]*Network{},
-		volumes: map[string]*Volume{}, images: map[string]string{}, removals: map[string][]Removal{}, behave: map[string]string{}, events: make(chan string, 1024)}
+		volumes: map[string]*Volume{}, images: map[string]string{}, removals: map[string][]Removal{}, behave: map[string]string{}, events: make(chan string, 128)}
 }
 
 func (w *sim) image(ref, id string) {
@@ -160,18 +161,18 @@ func (w *sim) Observe(ctx context.Context, l Look) (State, error) {
 		}
 	}
 	w.tick()
-	s := State{Now: w.clock, Images: map[string]string{}, Removals: slices.Clone(w.removals[l.Project])}
-	for _, id := range slices.Sorted(maps.Keys(w.containers)) {
+	s := State{Now: w.clock, Images: map[string]string{}, Removals: slices.Clone(w.removals[l.Project]), Containers: make([]Container, 0, len(w.containers))}
+	for _, id := range sortedKeys(w.containers) {
 		if c := *w.containers[id]; c.Project == l.Project {
 			s.Containers = append(s.Containers, c)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(w.networks)) {
+	for _, id := range sortedKeys(w.networks) {
 		if n := *w.networks[id]; n.Project == l.Project || slices.Contains(l.Networks, n.Name) {
 			s.Networks = append(s.Networks, n)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.volumes)) {
+	for _, name := range sortedKeys(w.volumes) {
 		if v := *w.volumes[name]; v.Project == l.Project || slices.Contains(l.Volumes, name) {
 			s.Volumes = append(s.Volumes, v)
 		}
@@ -191,7 +192,7 @@ func (w *sim) Projects(context.Context) ([]string, error) {
 	for _, c := range w.containers {
 		set[c.Project] = true
 	}
-	return slices.Sorted(maps.Keys(set)), nil
+	return sortedKeys(set), nil
 }
 
 func (w *sim) Check(_ context.Context, s RunSpec) error { return w.impossible[s.Service.Name] }
@@ -394,14 +395,14 @@ func (w *sim) create(s RunSpec) (*Container, error) {
 		w.lawBroken("%s is made of %s and labelled %q", s.Name, s.ImageID, s.Labels[LabelImage])
 	}
 	c.Ports = hostPorts(s.Service)
-	for _, key := range volumeKeys(*s.Service) {
+	for _, key := range volumeKeys(s.Service) {
 		name := VolumeName(s.Project, key)
 		if w.volumes[name] == nil {
 			return nil, fmt.Errorf("volume %s: %w", name, errdefs.ErrNotFound)
 		}
 		c.Volumes = append(c.Volumes, name)
 	}
-	for _, service := range slices.Sorted(maps.Keys(s.Joins)) {
+	for _, service := range sortedKeys(s.Joins) {
 		target := w.named(s.Joins[service])
 		if target == nil {
 			return nil, fmt.Errorf("container %s: %w", s.Joins[service], errdefs.ErrNotFound)
@@ -659,7 +660,7 @@ func countNil(errs []error) (n int) {
 
 // replica is the one with this id or, without one, the newest of a number.
 func (w *sim) replica(project, service string, number int, id string) (found *Container) {
-	for _, other := range slices.Sorted(maps.Keys(w.containers)) {
+	for _, other := range sortedKeys(w.containers) {
 		c := w.containers[other]
 		if c.Project != project || c.Service != service || c.Number != number || c.OneOff || id != "" && c.ID != id {
 			continue
@@ -690,7 +691,7 @@ func (w *sim) check(s AwaitSpec, number int) error {
 		if ready := c.StartedAt.Add(t.For); c.ready() && ready.After(w.clock) && (t.Checked || c.Health == HealthNone) {
 			w.clock = ready
 		}
-		if ok = t.Stood(*c, w.clock); !ok && c.present() {
+		if ok = t.Stood(c, w.clock); !ok && c.present() {
 			if err := w.stop(c); err != nil {
 				return err
 			}

@@ -134,20 +134,20 @@ func FromLabels(labels map[string]string) Container {
 
 // present reports whether the container has a process or is about to have one
 // again: the runtime's business, nothing to be done here.
-func (c Container) present() bool {
+func (c *Container) present() bool {
 	return c.Status == Running || c.Status == Paused || c.Status == Restarting
 }
 
 // broken reports whether the container can only be removed.
-func (c Container) broken() bool { return c.Status == Dead || c.Status == Removing }
+func (c *Container) broken() bool { return c.Status == Dead || c.Status == Removing }
 
 // ready reports whether the container is what a waiting user hopes for.
-func (c Container) ready() bool {
+func (c *Container) ready() bool {
 	return c.Status == Running && (c.Health == HealthNone && !c.Unripe || c.Health == Healthy)
 }
 
 // completed reports whether the container ran and ended well.
-func (c Container) completed() bool { return c.Status == Exited && c.ExitCode == 0 && !c.Stopped }
+func (c *Container) completed() bool { return c.Status == Exited && c.ExitCode == 0 && !c.Stopped }
 
 // Network is one network.
 type Network struct {

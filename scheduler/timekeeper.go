@@ -75,9 +75,7 @@ func (k *timekeeper) goalChanged(project string, g Goal) {
 	defer k.mu.Unlock()
 	t, known := k.tables[project]
 	if !known {
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(g.Services)), func(name string) bool {
-			return !g.IsDown() && scheduleOf(g.Project.Services[name]) != ""
-		}) {
+		if g.IsDown() || !slices.ContainsFunc(slices.Collect(maps.Values(g.traits())), func(t *traits) bool { return t.schedule != "" }) {
 			return
 		}
 		t = k.load(project)
@@ -171,7 +169,7 @@ func (k *timekeeper) run() {
 func (k *timekeeper) lookAtAll(ctx context.Context) (next time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, project := range slices.Sorted(maps.Keys(k.tables)) {
+	for _, project := range sortedKeys(k.tables) {
 		r := k.s.stored(project)
 		if r == nil || r.Goal.IsDown() {
 			continue
@@ -201,8 +199,9 @@ func (k *timekeeper) lookAt(ctx context.Context, project string, g Goal) (next t
 		containers = have.Containers
 	}
 	var begin []string
-	for _, name := range g.Project.ServiceNames() {
-		schedule, want := scheduleOf(g.Project.Services[name]), g.Services[name]
+	says := g.traits()
+	for _, name := range sortedKeys(says) {
+		schedule, want := says[name].schedule, g.Services[name]
 		if schedule == "" {
 			continue
 		}

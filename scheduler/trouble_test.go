@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 )
@@ -58,9 +57,9 @@ func (l *lifetime) held() error {
 		return fmt.Errorf("the project is held and there is left\n%s%v", plan, err)
 	}
 	there, numbers := map[string]int{}, map[replicaKey]bool{}
-	jobs := l.jobs(r.Goal)
+	jobs := l.jobs(r.Goal.Project)
 	for _, c := range have.Containers {
-		if slices.Contains(jobs, c.Service) {
+		if _, job := jobs[c.Service]; job {
 			continue // see jobLaw
 		}
 		// What is not in the project any more a call may have stopped while it was.
@@ -102,12 +101,12 @@ func (l *lifetime) disturb() {
 		ref := pick(l, "busybox", "nginx")
 		delete(l.w.images, l.w.images[ref])
 		delete(l.w.images, ref)
-		l.disturbed = l.disturbed || l.runs(l.mem.record("shop").Goal) // whose image is to be here at any time
+		l.disturbed = l.disturbed || l.runs(&l.mem.record("shop").Goal) // whose image is to be here at any time
 		l.tell("image %s is lost", ref)
 		return
 	}
 	var own []*Container
-	for _, id := range slices.Sorted(maps.Keys(l.w.containers)) {
+	for _, id := range sortedKeys(l.w.containers) {
 		if c := l.w.containers[id]; c.Project == "shop" {
 			own = append(own, c)
 		}
