@@ -343,10 +343,17 @@ func (m *machine) killAll() {
 // eventually tries until f is content, for at most d.
 func eventually(t testing.TB, d time.Duration, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if f() {
-			return
+	begin := time.Now()
+	for !f() {
+		if time.Since(begin) > d {
+			t.Fatalf("not within %s: %s", d, what)
 		}
+		breathe(begin)
 	}
-	t.Fatalf("not within %s: %s", d, what)
+}
+
+// breathe sleeps between two looks, of which most start programs: the longer
+// one waits already, the longer, lest who looks takes the time of those who work.
+func breathe(begin time.Time) {
+	time.Sleep(min(max(20*time.Millisecond, time.Since(begin)/8), 400*time.Millisecond))
 }

@@ -124,14 +124,12 @@ func (m *machine) owns(line string) bool {
 // collects namespaces and their links a little after they are dropped.
 func (m *machine) settled(before snapshot) difference {
 	m.t.Helper()
-	var left difference
-	for range 500 {
-		if left = m.snapshot().minus(before); left == "" {
-			break
+	for begin := time.Now(); ; breathe(begin) {
+		left := m.snapshot().minus(before)
+		if left == "" || time.Since(begin) > 15*time.Second {
+			return left
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return left
 }
 
 // minus lists what is here and was not before. Several things of one name

@@ -52,12 +52,17 @@ const Patience = 2 * time.Second
 // LockFile locks a file for this process alone. A process that is being killed
 // may be seen dead (its sockets refuse) while the kernel has not closed all of
 // its files, so the lock is waited for, and ErrLocked says that its holder lives.
-// Then somebody waits on, and would get the lock: the caller closes f and ends.
+// Somebody waits on then, in vain: what it gets goes when f is closed.
 func LockFile(f *os.File) error {
+	p, err := Park(f) // the same open file, so the lock is f's
+	if err != nil {
+		return err
+	}
 	got := make(chan error, 1)
 	go func() {
+		defer unix.Close(int(p))
 		for {
-			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			err := unix.Flock(int(p), unix.LOCK_EX)
 			if !errors.Is(err, unix.EINTR) {
 				got <- err
 				return
