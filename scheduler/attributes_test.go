@@ -188,6 +188,7 @@ func attributeFiles(t testing.TB) string {
 // away again: what that takes is as said above, and when it is done nothing is
 // left to do.
 func TestEveryAttribute(t *testing.T) {
+	notRacing(t)
 	dir := attributeFiles(t)
 	for key, a := range attributes {
 		t.Run(key, func(t *testing.T) {
@@ -350,6 +351,7 @@ func (u *ups) once(p *compose.Project, act bool) Plan {
 // again and again, and looks that an up after an up has nothing to do. What is
 // to change in place never costs a container.
 func TestUpTwice(t *testing.T) {
+	notRacing(t)
 	dir := attributeFiles(t)
 	var keys []string
 	for _, key := range slices.Sorted(maps.Keys(attributes)) {

@@ -523,17 +523,17 @@ func (l *life) session(p *compose.Project, dir string, log *slog.Logger, mayDown
 		l.Fatalf("%v", err)
 	}
 	defer s2.Close()
-	time.Sleep(time.Hour)
+	time.Sleep(20 * time.Minute) // which is longer than a walk is tried again
 	synctest.Wait()
 	if stored != nil {
 		if err := isTrue(l.w, stored.Goal, l.w.look(stored.Goal)); err != nil {
-			l.Fatalf("an hour after the death: %v", err)
+			l.Fatalf("long after the death: %v", err)
 		}
 		switch r := s2.stored("shop"); {
 		case stored.Goal.IsDown() && r != nil:
 			l.Fatalf("the goal of a down that is done is still stored: %+v", r)
 		case !stored.Goal.IsDown() && (r == nil || r.Phase != Settled):
-			l.Fatalf("an hour after the death the project is %+v", r)
+			l.Fatalf("long after the death the project is %+v", r)
 		}
 	}
 	l.check()
