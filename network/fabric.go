@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -94,9 +95,15 @@ func Open(ctx context.Context, o Options) (*Fabric, error) {
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	f.lock = lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("open network: another daemon uses %s: %w", f.run, errdefs.ErrFailedPrecondition)
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) { // who holds it may be dying
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if time.Since(begin) > 2*time.Second {
+			lock.Close()
+			return nil, fmt.Errorf("open network: another daemon uses %s: %w", f.run, errdefs.ErrFailedPrecondition)
+		}
 	}
 	stored, err := f.loadNetworks()
 	if err != nil {
