@@ -297,10 +297,17 @@ func (l *lifetime) back(r *record, name string) wish {
 		o.Services = []string{name}
 	}
 	if _, target, err := l.s.target("shop", r.Goal, to, o.Services); err == nil {
-		l.suit(r.Goal.Project, target.Project)
 		if o.Services != nil && clashes(r.Goal.Project, target.Project, name) {
 			o.Services = nil // who has it must give it away
 		}
+		p := target.Project
+		if o.Services != nil { // who depends on it is not brought back with it
+			q := *r.Goal.Project
+			q.Services = maps.Clone(q.Services)
+			q.Services[name] = p.Services[name]
+			p = &q
+		}
+		l.suit(r.Goal.Project, p)
 	}
 	return wish{text: fmt.Sprintf("rollback to %d%s", to, describe(o)), options: &o,
 		call: func(ctx context.Context) error { return l.s.Rollback(ctx, "shop", to, o, l.report) },
