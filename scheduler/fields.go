@@ -89,7 +89,7 @@ func serviceChanges(was, is *compose.Service) []Change {
 		case "networks":
 			all = append(all, networkChanges(was.Networks, is.Networks)...)
 		case "environment":
-			all = diff(all, name, variables(was.Environment), variables(is.Environment))
+			all = variableChanges(all, was.Environment, is.Environment)
 		case "ports":
 			all = diff(all, name, portTexts(was.Ports), portTexts(is.Ports))
 		case "deploy":
@@ -118,15 +118,36 @@ func said(v reflect.Value) any {
 	return v.Interface()
 }
 
-// variables are what tree would make of an environment.
-func variables(m compose.MappingWithEquals) any {
-	t := make(map[string]any, len(m))
-	for k, v := range m {
-		if t[k] = nil; v != nil {
-			t[k] = *v
+// variableChanges adds those of an environment to the changes before: what diff
+// would, of the trees that there would be thousands of.
+func variableChanges(all []Change, was, is compose.MappingWithEquals) []Change {
+	var keys []string
+	differs := func(k string) bool {
+		x, y := was[k], is[k]
+		return (x == nil) != (y == nil) || x != nil && *x != *y
+	}
+	for k := range was {
+		if differs(k) {
+			keys = append(keys, k)
 		}
 	}
-	return t
+	for k := range is {
+		if _, both := was[k]; !both && differs(k) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	value := func(v *string) any {
+		if v == nil {
+			return nil
+		}
+		return *v
+	}
+	all = slices.Grow(all, len(keys))
+	for _, k := range keys {
+		all = append(all, changed("environment."+k, value(was[k]), value(is[k])))
+	}
+	return all
 }
 
 // networkChanges tells networks that are joined and left from another place on

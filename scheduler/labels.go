@@ -113,6 +113,10 @@ func VolumeHash(labels map[string]string) string {
 
 // ContainerName is the name of a replica.
 func ContainerName(p *compose.Project, s compose.Service, number int) string {
+	return containerName(p, &s, number)
+}
+
+func containerName(p *compose.Project, s *compose.Service, number int) string {
 	if s.ContainerName != "" {
 		return s.ContainerName
 	}

@@ -120,7 +120,7 @@ func (p *planner) holdReplicas(s *service) error {
 		for n := 1; len(there) < s.want.Replicas; n++ {
 			if !slices.Contains(there, n) {
 				there = append(there, n)
-				s.replicas = append(s.replicas, replica{number: n, name: ContainerName(p.p, *s.conf, n), fresh: true})
+				s.replicas = append(s.replicas, replica{number: n, name: containerName(p.p, s.conf, n), fresh: true})
 			}
 		}
 	}

@@ -13,7 +13,11 @@ import (
 
 // planServices plans each service's replicas, dependencies first.
 func (p *planner) planServices() error {
-	for _, s := range p.order {
+	begun := len(p.plan.Steps)
+	for i, s := range p.order {
+		if i > 0 && i == len(p.order)/16 { // a sixteenth tells how many steps there will be
+			p.plan.Steps = slices.Grow(p.plan.Steps, 16*(len(p.plan.Steps)-begun))
+		}
 		if s.want.Stopped {
 			continue // see stopServices
 		}
@@ -37,7 +41,7 @@ func (p *planner) planReplicas(s *service) error {
 	away := p.away(s)
 	for n := 1; len(s.replicas)+len(away) < s.want.Replicas; n++ {
 		if !slices.Contains(away, n) && !slices.ContainsFunc(kept, func(r replica) bool { return r.number == n }) {
-			s.replicas = append(s.replicas, replica{number: n, name: ContainerName(p.p, *s.conf, n), fresh: true})
+			s.replicas = append(s.replicas, replica{number: n, name: containerName(p.p, s.conf, n), fresh: true})
 		}
 	}
 	slices.SortFunc(s.replicas, func(a, b replica) int { return cmp.Compare(a.number, b.number) })
@@ -274,7 +278,7 @@ func (p *planner) spec(s *service, r *replica) (RunSpec, []int, error) {
 	}
 	after = append(after, joined...)
 
-	return RunSpec{Project: p.p, Service: s.conf, Number: r.number, Name: ContainerName(p.p, *s.conf, r.number),
+	return RunSpec{Project: p.p, Service: s.conf, Number: r.number, Name: containerName(p.p, s.conf, r.number),
 		Image: s.image, ImageID: s.id, Labels: p.labels(s, r.number), Networks: s.keys, Joins: joins,
 		NoStart: p.want.Options.NoStart}, after, nil
 }

@@ -325,7 +325,7 @@ func (p *planner) renew(s *service, r *replica, ro rollout, doors []int) (int, e
 	var step int
 	switch {
 	case r.why != "":
-		r.fresh, r.name = true, ContainerName(p.p, *s.conf, r.number)
+		r.fresh, r.name = true, containerName(p.p, s.conf, r.number)
 		spec, after, err := p.spec(s, r)
 		if err != nil {
 			return 0, err
@@ -398,7 +398,7 @@ func (t Trial) Stood(c *Container, now time.Time) bool {
 // putBack plans to give a replica its name, if it was set aside for another one
 // and that one goes.
 func (p *planner) putBack(s *service, r *replica, after []int) {
-	if name := ContainerName(p.p, *s.conf, r.number); r.old.Name != name && r.old.Name == AsideName(r.old.ID, name) {
+	if name := containerName(p.p, s.conf, r.number); r.old.Name != name && r.old.Name == AsideName(r.old.ID, name) {
 		step := p.add(Step{Do: Rename{ID: r.old.ID, Name: r.old.Name, To: name, Service: s.name}, Why: "it was set aside, and stays", After: after})
 		r.name, s.cleared = name, append(slices.Clone(s.cleared), step)
 	}
