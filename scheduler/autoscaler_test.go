@@ -179,6 +179,33 @@ func TestReplicasFollowUsage(t *testing.T) {
 	})
 }
 
+// A replica that a call has stopped, and that an up with --no-start has left so,
+// is not started because there are to be more.
+func TestScalingStartsNoneThatWasStopped(t *testing.T) {
+	measured(t, func(h *house, m *crowd) {
+		m.does(0.75) // three replicas at 50 %
+		if err := h.Apply(h.Context(), h.goal(scaled, Options{}), nil); err != nil {
+			h.Fatal(err)
+		}
+		h.passes(time.Minute)
+		h.w.mu.Lock()
+		one := h.w.named("shop-web-1")
+		h.w.exit(one, 143)
+		one.Stopped = true
+		h.w.mu.Unlock()
+		if err := h.Apply(h.Context(), h.goal(scaled, Options{NoStart: true}), nil); err != nil {
+			h.Fatal(err)
+		}
+		m.does(1)
+		h.passes(time.Minute)
+		h.w.mu.Lock()
+		defer h.w.mu.Unlock()
+		if h.w.named("shop-web-4") == nil || one.present() {
+			h.Errorf("the first of them is %s, and all that was done:\n%s", one.Status, strings.Join(h.w.log, "\n"))
+		}
+	})
+}
+
 // A stopped service is left alone, and what cannot be measured, or done, is
 // tried again, less and less often; meanwhile the project stands as before.
 func TestNothingIsScaledBehindAnybodysBack(t *testing.T) {

@@ -232,10 +232,14 @@ func (p *planner) startReason(s *service, c *Container) string {
 	if c.FinishedAt.After(s.want.Asked) || p.done(s, c) && !slices.Contains(p.want.Options.Services, s.name) {
 		return ""
 	}
-	if c.Stopped {
+	switch {
+	case !c.Stopped:
+		return fmt.Sprintf("exited (%d)", c.ExitCode)
+	case s.want.NoStart:
+		return "" // nor has whoever asked since wanted it to be started
+	default:
 		return "stopped"
 	}
-	return fmt.Sprintf("exited (%d)", c.ExitCode)
 }
 
 // done reports whether the container is a job that ended well.
