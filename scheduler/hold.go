@@ -210,6 +210,18 @@ func stops(plan Plan, known []string) (ids []string) {
 	return ids
 }
 
+// halted are those of some containers that a call or a repair has stopped. A
+// call that breaks a repair off may have nothing to do with them: the next repair
+// is to know that they are its own.
+func halted(have State, ids []string) (still []string) {
+	for i := range have.Containers {
+		if c := &have.Containers[i]; c.Stopped && !c.present() && slices.Contains(ids, c.ID) {
+			still = append(still, c.ID)
+		}
+	}
+	return still
+}
+
 // tellProblems keeps what cannot be repaired for those who ask, and logs it
 // once.
 func (p *project) tellProblems(all []string) {

@@ -65,3 +65,54 @@ func TestHeld(t *testing.T) {
 		h.Close()
 	})
 }
+
+// What a repair has stopped to start it anew runs again, although a call that
+// has nothing to do with it has come in between.
+func TestHeldThroughACall(t *testing.T) {
+	const yaml = `
+services:
+  db: {image: busybox}
+  web: {image: busybox, depends_on: {db: {condition: service_started, restart: true}}}
+  other: {image: busybox}`
+	inVirtualTime(t, func(h *house) {
+		ctx := h.Context()
+		if err := h.Apply(ctx, h.goal(yaml, Options{}), nil); err != nil {
+			h.Fatal(err)
+		}
+		runs := func() bool {
+			synctest.Wait()
+			h.w.mu.Lock()
+			defer h.w.mu.Unlock()
+			return h.w.named("shop-web-1").Status == Running
+		}
+		tries := h.failing("start", "shop-web")
+		h.w.mu.Lock()
+		db := h.w.named("shop-db-1")
+		h.w.exit(db, 1)
+		db.Lost = true
+		h.w.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if runs() || tries() == 0 {
+			h.Fatal("the repair did not fail halfway")
+		}
+		h.w.mu.Lock()
+		h.w.fault = nil
+		h.w.mu.Unlock()
+		if err := h.Scale(ctx, "shop", map[string]int{"other": 2}, Options{NoDeps: true, Services: []string{"other"}}, nil); err != nil {
+			h.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if !runs() {
+			h.Error("web stays stopped")
+		}
+		h.w.mu.Lock()
+		web := h.w.named("shop-web-1")
+		h.w.exit(web, 143)
+		web.Stopped = true
+		h.w.mu.Unlock()
+		time.Sleep(time.Hour)
+		if runs() {
+			h.Error("what a call has stopped runs again")
+		}
+	})
+}

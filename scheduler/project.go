@@ -284,6 +284,7 @@ func (p *project) serve(c *call) error {
 		before := *r
 		p.ended(&before, Interrupted, errLater)
 		next.Base = before.Base
+		next.Repairing, next.Restarting = r.Repairing, halted(have, r.Restarting)
 	}
 	changed := r == nil || !same(r.Goal, goal)
 	if plan.Empty() {
