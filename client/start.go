@@ -49,6 +49,11 @@ func (c *Client) EnsureDaemon(ctx context.Context) (started bool, err error) {
 		return false, conn.Close()
 	}
 	if err := c.startDaemon(ctx); err != nil {
+		// A keeper starts a daemon that has died, too. Should it have died since,
+		// nothing but the socket tells of the one that it has started.
+		if conn, other := c.dial(ctx); other == nil {
+			return false, conn.Close()
+		}
 		return false, fmt.Errorf("start the daemon: %w", err)
 	}
 	return true, nil

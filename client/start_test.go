@@ -42,6 +42,10 @@ func pretendDaemon(how string) {
 	case "hang":
 		time.Sleep(2 * time.Second)
 		os.Exit(0)
+	case "late":
+		appears(filepath.Join(run, "gantry.sock"))
+		fmt.Fprintln(ready, "root directory: another gantryd uses it")
+		os.Exit(1)
 	}
 	l, err := net.Listen("unix", filepath.Join(run, "gantry.sock"))
 	if err != nil {
@@ -73,6 +77,16 @@ func pretendDaemon(how string) {
 	case <-time.After(20 * time.Second): // nobody stops it: the test has failed
 	}
 	os.Remove(filepath.Join(run, "gantry.sock"))
+}
+
+// appears waits for a file, a few seconds at most.
+func appears(path string) {
+	for range 500 {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // startable makes a client whose daemon is this test's program.
@@ -146,6 +160,27 @@ func TestEnsureDaemonStartsOne(t *testing.T) {
 		t.Errorf("the daemon's process is still there, in state %s", state)
 	}
 	reap(st.Pid)
+}
+
+// A daemon that a keeper has started, which has died since, is not there yet when
+// one looks, and is before one's own.
+func TestEnsureDaemonComesLate(t *testing.T) {
+	c := startable(t, "late")
+	listening := make(chan error, 1)
+	go func() {
+		appears(c.places.root) // a daemon of our own is about to be started
+		l, err := net.Listen("unix", filepath.Join(c.places.run, "gantry.sock"))
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		listening <- err
+	}()
+	if started, err := c.EnsureDaemon(t.Context()); started || err != nil {
+		t.Errorf("another daemon serves: %t, %v", started, err)
+	}
+	if err := <-listening; err != nil {
+		t.Error(err)
+	}
 }
 
 // processState is the letter of /proc/PID/stat, "" for no process.
