@@ -296,6 +296,8 @@ services:
   peer:
     image: busybox
     command: sleep 1000
+# One that no other machine takes while its bridge is gone.
+networks: {default: {ipam: {config: [{subnet: 10.213.31.0/24}]}}}
 `)
 	m.okIn(dir, "up", "-d")
 	before := m.running(dir)
