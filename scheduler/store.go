@@ -21,7 +21,8 @@ type record struct {
 	Was   *compose.Project
 	Phase Phase  // Walking, Settled or Failed
 	Error string // why it failed
-	// Repairing is when the repair under way was begun; zero: none is.
+	// Repairing is when the repair under way was begun, or the one that a call has
+	// broken off; zero: there is none.
 	Repairing time.Time
 	// Restarting are the ids of the containers it stops, to start or replace them.
 	Restarting []string

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"gantry/compose"
 )
 
 // replicaKey is one replica of a service.
@@ -84,11 +86,21 @@ func (l *lifetime) held() error {
 	for name, w := range r.Goal.Services {
 		s := r.Goal.Project.Services[name]
 		// A job that is gone has had its run.
-		if there[name] < w.Replicas && !w.Stopped && l.w.behave[name] != "exit 0" && len(problems) == 0 && !l.f.broken[name] {
+		if there[name] < w.Replicas && !w.Stopped && !completes(r.Goal.Project, name) && len(problems) == 0 && !l.f.broken[name] {
 			return fmt.Errorf("of %s there are %d, %d are wanted and nobody has removed one (%s)", name, there[name], w.Replicas, s.Image)
 		}
 	}
 	return nil
+}
+
+// completes reports whether somebody waits for a service to have ended well.
+func completes(p *compose.Project, name string) bool {
+	for _, s := range p.Services {
+		if s.DependsOn[name].Condition == compose.ConditionCompleted {
+			return true
+		}
+	}
+	return false
 }
 
 // disturb does something to the machine that no call to the scheduler asked
