@@ -11,14 +11,7 @@ import (
 // A repair has stopped both containers of one number to start them anew, and
 // the daemon has died of it: each is started, although the other one runs.
 func TestRepairGoesOnWithCopies(t *testing.T) {
-	p, err := load("services: {web: {image: busybox}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := NewGoal(p, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := goalOf(t, "services: {web: {image: busybox}}", Options{})
 	begun := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	web := Container{Project: "shop", Service: "web", Number: 1, Created: begun.Add(-time.Hour), StartedAt: begun.Add(-time.Hour)}
 	runs, stopped := web, web

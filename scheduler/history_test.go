@@ -16,14 +16,7 @@ import (
 
 func TestHistoryIsBounded(t *testing.T) {
 	h := &history{dir: t.TempDir()}
-	p, err := load("services: {web: {image: img}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := NewGoal(p, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := goalOf(t, "services: {web: {image: img}}", Options{})
 	for i := range 3 * mostRevisions {
 		if _, err := h.append("shop", Revision{Kind: KindApply, At: time.Unix(int64(i), 0), Outcome: UnderWay}, &g); err != nil {
 			t.Fatal(err)

@@ -70,14 +70,7 @@ func TestMergePinsImages(t *testing.T) {
 
 // Where a fixed image came from is fixed with it, and forgotten with it.
 func TestMergePinsSources(t *testing.T) {
-	p, err := load("services: {one: {image: busybox}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked, err := NewGoal(p, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	asked := goalOf(t, "services: {one: {image: busybox}}", Options{})
 	g := Merge(nil, asked, State{Images: map[string]string{"busybox": "sha256:b1"}, Sources: map[string]string{"busybox": "busybox@sha256:1"}})
 	text, err := json.Marshal(g)
 	if err != nil {
@@ -103,14 +96,7 @@ func TestMergePinsSources(t *testing.T) {
 // An image that could be built is pulled where it is known to have come from a
 // registry, and else not: who built it has the only one.
 func TestBuiltOrPulled(t *testing.T) {
-	p, err := load("services: {one: {image: mine, build: .}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	asked, err := NewGoal(p, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	asked := goalOf(t, "services: {one: {image: mine, build: .}}", Options{})
 	had := map[string]string{"mine": "sha256:m1"}
 	plan, err := Reconcile(Merge(nil, asked, State{Images: had, Sources: map[string]string{"mine": "mine@sha256:1"}}), State{})
 	if err != nil {

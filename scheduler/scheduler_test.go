@@ -50,15 +50,7 @@ func (h *house) open() {
 
 func (h *house) goal(yaml string, o Options) Goal {
 	h.Helper()
-	p, err := load(yaml)
-	if err != nil {
-		h.Fatal(err)
-	}
-	g, err := NewGoal(p, o)
-	if err != nil {
-		h.Fatal(err)
-	}
-	return g
+	return goalOf(h.T, yaml, o)
 }
 
 func (h *house) status() ProjectStatus {

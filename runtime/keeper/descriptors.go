@@ -46,8 +46,8 @@ func WaitPidfd(ctx context.Context, pidfd *os.File) error {
 	return err
 }
 
-// Patience is how long a lock is waited for whose holder may be dying.
-const Patience = 2 * time.Second
+// patience is how long a lock is waited for whose holder may be dying.
+const patience = 2 * time.Second
 
 // LockFile locks a file for this process alone. A process that is being killed
 // may be seen dead (its sockets refuse) while the kernel has not closed all of
@@ -75,7 +75,7 @@ func LockFile(f *os.File) error {
 			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		return nil
-	case <-time.After(Patience):
+	case <-time.After(patience):
 		return ErrLocked
 	}
 }
