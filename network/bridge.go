@@ -13,11 +13,14 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// lost says that a network's bridge is not what it was.
-func (f *Fabric) lost(l *lan) {
+// lost says that a network's bridge is not there any more, unless another one has
+// been made since.
+func (f *Fabric) lost(l *lan, index int) {
 	f.mu.Lock()
-	l.index = 0
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	if l.index == index {
+		l.index = 0
+	}
 }
 
 // bridge is the index of a network's bridge, 0 if it has none now.
@@ -25,6 +28,19 @@ func (f *Fabric) bridge(l *lan) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return l.index
+}
+
+// master is bridge, of one that is made again if it was lost: a link without a
+// master would be on no network.
+func (f *Fabric) master(ctx context.Context, l *lan) (int, error) {
+	for {
+		if index := f.bridge(l); index != 0 {
+			return index, nil
+		}
+		if err := f.ensureUp(ctx, l); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // makeBridge makes the bridge and lets packets pass it, or finds the link it

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -96,7 +97,7 @@ func (f *Fabric) mendBridge(ctx context.Context, l *lan) error {
 	}
 	link, err := netlink.LinkByName(l.Bridge)
 	if errors.As(err, &netlink.LinkNotFoundError{}) || err == nil && link.Attrs().Index != index {
-		f.lost(l)
+		f.lost(l, index)
 		l.up.Unlock()
 		f.log.Warn("a bridge was deleted; making it again", "network", l.Name, "bridge", l.Bridge)
 		return f.ensureUp(ctx, l)
@@ -248,7 +249,11 @@ func (f *Fabric) mendSandbox(ctx context.Context, s *sandbox, links map[int]*net
 // enslave puts an endpoint's link on the host into its bridge.
 func (f *Fabric) enslave(e *end, peer int) error {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: peer}}
-	if err := netlink.LinkSetMasterByIndex(link, f.bridge(e.lan)); err != nil {
+	bridge := f.bridge(e.lan)
+	if bridge == 0 { // which would take the link out of any
+		return fmt.Errorf("that is about to be made again: %w", errdefs.ErrUnavailable)
+	}
+	if err := netlink.LinkSetMasterByIndex(link, bridge); err != nil {
 		return err
 	}
 	if e.lan.icc {

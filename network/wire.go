@@ -164,16 +164,20 @@ func (f *Fabric) link(ctx context.Context, id string, add []*end, in *rtnl) erro
 // bridge and a name that is taken from other failures.
 func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) (string, error) {
 	for try := 0; ; try++ {
+		master, err := f.master(ctx, e.lan)
+		if err != nil {
+			return "", err
+		}
 		v := veth{
 			Host:   fmt.Sprintf(vethPrefix+"%s%07x", f.tag, rand.Uint32()>>4),
-			Master: f.bridge(e.lan), MTU: e.lan.mtu, Peer: e.link, MAC: e.mac, NS: ns,
+			Master: master, MTU: e.lan.mtu, Peer: e.link, MAC: e.mac, NS: ns,
 		}
 		req := v.request()
 		if !e.lan.bridged() {
 			v.Host = e.lan.parent
 			req = macvlan{Parent: v.Master, Mode: e.lan.mode, MTU: v.MTU, Name: v.Peer, MAC: v.MAC, NS: ns}.request()
 		}
-		_, err := out.do(req)
+		_, err = out.do(req)
 		switch {
 		case err == nil && e.lan.bridged() && !e.lan.icc:
 			// Before it has an address: isolated ports reach the bridge alone.
@@ -194,10 +198,7 @@ func (f *Fabric) pair(ctx context.Context, e *end, ns int, out *rtnl) (string, e
 				return "", fmt.Errorf("interface %s exists in the sandbox: %w", e.link, errdefs.ErrAlreadyExists)
 			}
 		case try < 3 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)):
-			f.lost(e.lan)
-			if err := f.ensureUp(ctx, e.lan); err != nil {
-				return "", err
-			}
+			f.lost(e.lan, master)
 		default:
 			return "", fmt.Errorf("make link %s: %w", e.link, err)
 		}
