@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 // daemon in DOCKER_HOST and an image named busybox: what they ask of gantry can
 // be asked of Docker, too.
 func TestClients(t *testing.T) {
-	goTest := []string{"go", "test", "-count=1", "-v", "-timeout", "5m", "-parallel", "6", "."}
+	goTest := []string{"go", "test", "-vet=off", "-count=1", "-v", "-timeout", "5m", "-parallel", "6", "."}
 	t.Run("docker", func(t *testing.T) {
 		t.Parallel()
 		needs(t, dockerProgram)
@@ -65,8 +66,11 @@ func (m *machine) client(dir, mark string, args ...string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = filepath.Join(repo, "tests", "clients", dir)
+	// They are compiled as everything is, so that what they share with it, Go's
+	// library above all, is there; their go.mod names the same versions for that.
 	// GANTRY says whom they ask, to those few who may expect more of it.
-	cmd.Env = append(append(os.Environ(), m.dockerEnv()...), "GANTRY="+filepath.Join(programs, "gantry"), "GOFLAGS=", "PYTHONDONTWRITEBYTECODE=1")
+	flags := regexp.MustCompile(`-modfile=\S+`).ReplaceAllLiteralString(os.Getenv("GOFLAGS"), "")
+	cmd.Env = append(append(os.Environ(), m.dockerEnv()...), "GANTRY="+filepath.Join(programs, "gantry"), "GOFLAGS="+flags, "CGO_ENABLED=0", "PYTHONDONTWRITEBYTECODE=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	begin := time.Now()
