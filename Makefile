@@ -32,9 +32,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 
 build: modules
 	$(LAVISH) GO='$(GO)' runtime/keeper/server/precompile/build $(BIN)/gantry-runtime '$(STAMP)'
-	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantryd ./cmd/gantryd
-	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/gantry ./cmd/gantry
-	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w' -o $(BIN)/gantry-registry ./cmd/gantry-registry
+	CGO_ENABLED=0 $(COMPILE) build -ldflags '-s -w $(STAMP)' -o $(BIN)/ ./cmd/gantry ./cmd/gantryd ./cmd/gantry-registry
 
 modules:
 	@scripts/setup build
