@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/compose-spec/compose-go/v2/schema"
 	"github.com/compose-spec/compose-go/v2/validation"
@@ -27,15 +28,15 @@ func conforms(s *schemaRoot, model map[string]any) (ok bool) {
 	return v.valid(&s.rule, model, nil) && validation.Validate(model) == nil
 }
 
-// parseSchema reads the specification's schema, some 90 KB. One that cannot be
-// read lets nothing pass.
-func parseSchema() *schemaRoot {
+// parseSchema reads the specification's schema, some 90 KB, once. One that
+// cannot be read lets nothing pass.
+var parseSchema = sync.OnceValue(func() *schemaRoot {
 	s := &schemaRoot{}
 	if err := json.Unmarshal([]byte(schema.Schema), s); err != nil {
 		return &schemaRoot{rule: rule{Type: typeNames{"none"}}}
 	}
 	return s
-}
+})
 
 type schemaRoot struct {
 	rule

@@ -190,10 +190,9 @@ func ProjectName(ctx context.Context, src Source) (string, error) {
 // for want of validation, is loaded once more with the schema, which decides
 // and words the error.
 func (in *input) model(ctx context.Context) (map[string]any, *types.ConfigDetails, error) {
-	parsed := make(chan *schemaRoot, 1)
-	go func() { parsed <- parseSchema() }() // beside the merging; both are awaited
+	go parseSchema() // beside the merging
 	model, details, err := in.merge(ctx, false)
-	rules := <-parsed
+	rules := parseSchema()
 	if errors.Is(err, errNoName) {
 		return nil, nil, err
 	}
