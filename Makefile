@@ -60,7 +60,8 @@ images:
 # The registry is tested as a program, by scenarios: to compile its library for
 # the race detector takes as long as half of BuildKit.
 # Those that take longest are first: at the end nobody is left to run beside them.
-LONG := $(addprefix gantry/,scheduler runtime/keeper runtime runtime/image network daemon compose)
+# Four at once, for many of them wait most of the time.
+LONG := $(addprefix gantry/,runtime/keeper runtime network scheduler runtime/image daemon compose)
 UNIT = $(LONG) $$($(GO) list ./... | grep -v -e '/tests' -e '/registry$$' -e '/cmd/gantry$$' -e '/cmd/gantry-')
 
 # To compile without inlining takes a quarter less.
@@ -75,13 +76,13 @@ unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
 	$(LAVISH) $(VET)
-	$(COMPILE) test $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
+	$(COMPILE) test -p 4 $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
 # time, without the race detector; `make test` lives as many that are always the
 # same. `make soak` lives a million. What has nothing for the race detector to
 # see, and is slow with it, is done here as well.
-LIVES := $(GO) test -vet=off -count=1 -timeout 1h -run '^(TestLives|TestUpTwice|TestEveryAttribute)$$' ./scheduler
+LIVES := $(GO) test -vet=off -count=1 -timeout 1h -run '^(TestLives|TestUpTwice|TestEveryAttribute|Test(Corpus)?RoundTrip|TestConformsAgrees)$$' ./scheduler ./compose
 lives: modules
 	GANTRY_LIVES=100000 $(LIVES)
 

@@ -177,6 +177,7 @@ func projectText(t *rapid.T) string {
 // TestRoundTrip: what is encoded is decoded to the same project, whose
 // encoding is the same.
 func TestRoundTrip(t *testing.T) {
+	notRacing(t)
 	root := t.TempDir()
 	n, loaded := 0, 0
 	rapid.Check(t, func(t *rapid.T) {

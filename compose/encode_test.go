@@ -61,7 +61,18 @@ func sameProject(t interface {
 	}
 }
 
+// notRacing leaves a test out under the race detector: it reads hundreds of
+// projects one after the other, most of the work of this package, and has
+// nothing that could race. See LIVES in the Makefile.
+func notRacing(t *testing.T) {
+	t.Helper()
+	if racing {
+		t.Skip("it is not run under the race detector; make test runs it without")
+	}
+}
+
 func TestCorpusRoundTrip(t *testing.T) {
+	notRacing(t)
 	eachLoaded(t, func(t *testing.T, p *Project, _ Source) { sameProject(t, p) })
 }
 

@@ -16,7 +16,7 @@ func TestInstall(t *testing.T) {
 	run := func(target string) {
 		t.Helper()
 		// What is built is installed; building is not this test's.
-		cmd := exec.Command("make", "-o", "build", target, "DESTDIR="+dest, "BIN="+programs)
+		cmd := exec.Command("make", "-o", "build", target, "DESTDIR="+dest, "PREFIX=/usr/local", "BIN="+programs)
 		cmd.Dir = repo
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
