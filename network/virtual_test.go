@@ -48,6 +48,11 @@ func TestVirtualAddress(t *testing.T) {
 		t.Helper()
 		for _, network := range []string{"tcp4", "udp4"} {
 			got := w.tally(60, path, network, addr+":80")
+			if network == "udp4" && len(got) > len(want) {
+				// A port that the client used just before, and the kernel has yet to forget.
+				time.Sleep(200 * time.Millisecond)
+				got = w.tally(60, path, network, addr+":80")
+			}
 			if len(got) != len(want) {
 				t.Errorf("%s to %s: %v, want %v", network, addr, got, want)
 			}

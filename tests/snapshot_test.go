@@ -56,11 +56,10 @@ func look() (snapshot, error) {
 	add("cgroup", cgroups())
 
 	var procs []string
-	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, d := range dirs {
-		data, err := os.ReadFile(d)
+	for _, d := range below("/proc", "") {
+		data, err := os.ReadFile(d + "/cmdline")
 		if err != nil {
-			continue
+			continue // no process, or one that has ended
 		}
 		line := strings.ReplaceAll(strings.TrimRight(string(data), "\x00"), "\x00", " ")
 		if strings.HasPrefix(filepath.Base(strings.Fields(line + " x")[0]), "gantry") {
@@ -81,15 +80,25 @@ func tables() ([]string, error) {
 	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
 }
 
-// cgroups are the groups gantry has made, in whichever hierarchy.
-func cgroups() []string {
-	var all []string
-	for _, pattern := range []string{"/sys/fs/cgroup/gantry*", "/sys/fs/cgroup/*/gantry*", "/sys/fs/cgroup/gantry*/*", "/sys/fs/cgroup/*/gantry*/*"} {
-		paths, _ := filepath.Glob(pattern)
-		for _, p := range paths {
-			if st, err := os.Stat(p); err == nil && st.IsDir() {
-				all = append(all, p)
-			}
+// cgroups are the groups gantry has made, in whichever hierarchy, and those
+// right below them.
+func cgroups() (all []string) {
+	const root = "/sys/fs/cgroup"
+	for _, hierarchy := range append([]string{root}, below(root, "")...) {
+		for _, group := range below(hierarchy, "gantry") {
+			all = append(append(all, group), below(group, "")...)
+		}
+	}
+	return all
+}
+
+// below are the directories in a directory whose names begin so. It looks at
+// none of them: this is asked a thousand times.
+func below(dir, prefix string) (all []string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			all = append(all, filepath.Join(dir, e.Name()))
 		}
 	}
 	return all
