@@ -177,7 +177,7 @@ func (w *world) teardown() {
 		w.Errorf("left namespaces: %v", files)
 	}
 	within(w.T, 5*time.Second, "links to be collected", func() bool {
-		links, err := netlink.LinkList()
+		links, err := whole(netlink.LinkList)
 		w.must(err)
 		for _, l := range links {
 			if strings.HasPrefix(l.Attrs().Name, "g") {

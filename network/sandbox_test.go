@@ -258,7 +258,7 @@ func TestDetachDoesNotWaitForGoodbyes(t *testing.T) {
 		return netlink.LinkSetDown(eth0)
 	}))
 	links := func() (n int) {
-		all, err := netlink.LinkList()
+		all, err := whole(netlink.LinkList)
 		w.must(err)
 		for _, l := range all {
 			if strings.HasPrefix(l.Attrs().Name, "gv-") {
