@@ -2,9 +2,11 @@ package keeper_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
@@ -149,5 +151,27 @@ func TestStartErrors(t *testing.T) {
 				t.Errorf("left: %+v", list)
 			}
 		})
+	}
+}
+
+// A signal in the moment of the start is for the container's program and
+// nobody before it: what ignores it, as a first process without a handler
+// does, goes on running.
+func TestSignalAtOnce(t *testing.T) {
+	h := newHouse(t)
+	for i := range 30 {
+		id := fmt.Sprint("quick", i)
+		_, err := h.client.Create(ctx(t), h.bundle(id, "sleep", "1000"))
+		h.must(err)
+		_, err = h.client.Start(ctx(t), id)
+		h.must(err)
+		h.must(h.client.Signal(ctx(t), id, "", unix.SIGTERM))
+		time.Sleep(10 * time.Millisecond) // a process of ours would end by it
+		_ = h.client.Signal(ctx(t), id, "", unix.SIGKILL)
+		x, err := h.client.Wait(ctx(t), id)
+		h.must(err)
+		if x.Code != 128+int(unix.SIGKILL) {
+			t.Fatalf("start %d: %+v", i, x)
+		}
 	}
 }

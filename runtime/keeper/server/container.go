@@ -274,6 +274,9 @@ func (c *container) signal(execID string, sig unix.Signal) error {
 		}
 		return nil
 	}
+	if execID == "" {
+		c.awaitProgram()
+	}
 	if err := sendSignal(pidfd, sig); err != nil {
 		return fmt.Errorf("signal process %d: %w", pid, err)
 	}

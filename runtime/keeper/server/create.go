@@ -330,6 +330,19 @@ func ended(done <-chan struct{}) bool {
 	}
 }
 
+// awaitProgram waits, just after a start, until the container's own program is
+// executed. For a moment the process is still ours, and a signal would be taken
+// by the Go in it, which ends with code 2 or does nothing.
+func (c *container) awaitProgram() {
+	const atMost = time.Second
+	c.mu.Lock()
+	fresh := c.state == keeper.StateRunning && time.Since(c.record.StartedAt).Abs() < atMost
+	c.mu.Unlock()
+	for end := time.Now().Add(atMost); fresh && time.Now().Before(end) && !ended(c.done) && !c.hasBegun(); {
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
 // hasBegun says whether the container's process executes its own program and
 // no longer ours.
 func (c *container) hasBegun() bool {
