@@ -93,7 +93,7 @@ scenarios: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox debian golang
 	@scripts/images $(IMAGES) shop
-	$(COMPILE) test $(ASIDE) -vet=off -timeout 12m ./tests/...
+	GANTRY_SCRATCH=$$(scripts/scratch) $(COMPILE) test $(ASIDE) -vet=off -timeout 12m ./tests/...
 
 # A hundred clients for three minutes. `make test` does the same for seconds.
 load: build

@@ -81,7 +81,7 @@ func bareMachine(t testing.TB) *machine {
 		}
 	}
 	// Short, since sockets below it have 107 bytes for their names.
-	dir, err := os.MkdirTemp("", "gt-")
+	dir, err := os.MkdirTemp(scratch(t), "gt-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +94,19 @@ func bareMachine(t testing.TB) *machine {
 	m.tag = hex.EncodeToString(sum[:])[:5]
 	t.Cleanup(m.end)
 	return m
+}
+
+// outlive are the tests of what outlives programs, machines and full disks.
+var outlive = []string{"TestKeeperDies", "TestBothDie", "TestRandomKills", "TestWholeness", "TestChaos", "TestLostContainers",
+	"TestMachineRestarts", "TestShop", "TestFullDisk", "TestCollection", "TestLoad"}
+
+// scratch is where a test's machine is: `make test` gives a place in memory (see
+// scripts/scratch), which is not the place for those.
+func scratch(t testing.TB) string {
+	if name, _, _ := strings.Cut(t.Name(), "/"); slices.Contains(outlive, name) {
+		return ""
+	}
+	return os.Getenv("GANTRY_SCRATCH")
 }
 
 // end takes everything down, after which nothing on the host may bear the
