@@ -82,7 +82,7 @@ unit: build
 # time, without the race detector; `make test` lives as many that are always the
 # same. `make soak` lives a million. What has nothing for the race detector to
 # see, and is slow with it, is done here as well.
-LIVES := $(GO) test -vet=off -count=1 -timeout 1h -run '^(TestLives|TestUpTwice|TestEveryAttribute|Test(Corpus)?RoundTrip|TestConformsAgrees)$$' ./scheduler ./compose
+LIVES := $(COMPILE) test $(ASIDE) -vet=off -count=1 -timeout 1h -run '^(TestLives|TestUpTwice|TestEveryAttribute|Test(Corpus)?RoundTrip|TestConformsAgrees)$$' ./scheduler ./compose
 lives: modules
 	GANTRY_LIVES=100000 $(LIVES)
 

@@ -18,7 +18,7 @@ import (
 
 const (
 	// nameBatch is how many names of a directory are held and sorted at a time.
-	nameBatch = 1 << 16
+	nameBatch = 1 << 14
 	// maxRemembered bounds how many files with several names are remembered
 	// as such; what comes after them is written out under each of its names.
 	maxRemembered = 1 << 17
