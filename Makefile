@@ -60,7 +60,7 @@ images:
 # The registry is tested as a program, by scenarios: to compile its library for
 # the race detector takes as long as half of BuildKit.
 # Those that take longest are first: at the end nobody is left to run beside them.
-# Four at once, for many of them wait most of the time.
+# At least four at once, for many of them wait most of the time.
 LONG := $(addprefix gantry/,runtime/keeper runtime network scheduler runtime/image daemon compose)
 UNIT = $(LONG) $$($(GO) list ./... | grep -v -e '/tests' -e '/registry$$' -e '/cmd/gantry$$' -e '/cmd/gantry-')
 
@@ -76,7 +76,7 @@ unit: build
 	@scripts/setup test
 	@scripts/images $(IMAGES) busybox
 	$(LAVISH) $(VET)
-	$(COMPILE) test -p 4 $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
+	$(COMPILE) test -p $$(n=$$(nproc); echo $$((n > 4 ? n : 4))) $(RACE) -ldflags '-s -w' $(ASIDE) -vet=off -timeout 8m $(UNIT)
 
 # A hundred thousand lives of a project on a simulated machine, other ones each
 # time, without the race detector; `make test` lives as many that are always the

@@ -62,8 +62,8 @@ func sameProject(t interface {
 }
 
 // notRacing leaves a test out under the race detector: it reads hundreds of
-// projects one after the other, most of the work of this package, and has
-// nothing that could race. See LIVES in the Makefile.
+// projects one after the other, most of the work of this package; TestCorpus
+// reads some with it. See LIVES in the Makefile.
 func notRacing(t *testing.T) {
 	t.Helper()
 	if racing {

@@ -2,9 +2,13 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // vip attaches a sandbox of group web, which has an address of its own.
@@ -27,6 +31,20 @@ func (w *world) web(n Network) netip.Addr {
 	return addrs[0]
 }
 
+// remembers says whether the kernel leads a datagram for a virtual address to
+// anybody but those.
+func (w *world) remembers(addr string, at map[string]Attached, those []string) bool {
+	w.Helper()
+	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	w.must(err)
+	return slices.ContainsFunc(flows, func(x *netlink.ConntrackFlow) bool {
+		return x.Forward.Protocol == unix.IPPROTO_UDP && x.Forward.DstIP.String() == addr &&
+			!slices.ContainsFunc(those, func(id string) bool {
+				return slices.ContainsFunc(at[id].Endpoints, func(e Joined) bool { return e.IPv4.Addr().String() == x.Reverse.SrcIP.String() })
+			})
+	})
+}
+
 func TestVirtualAddress(t *testing.T) {
 	w := newWorld(t)
 	front, back := w.network("front"), w.network("back", Spec{Internal: true})
@@ -47,12 +65,11 @@ func TestVirtualAddress(t *testing.T) {
 	everyone := func(path, addr string, want ...string) {
 		t.Helper()
 		for _, network := range []string{"tcp4", "udp4"} {
-			got := w.tally(60, path, network, addr+":80")
-			if network == "udp4" && len(got) > len(want) {
-				// A port that the client used just before, and the kernel has yet to forget.
-				time.Sleep(200 * time.Millisecond)
-				got = w.tally(60, path, network, addr+":80")
+			if network == "udp4" {
+				// Or a port that a client uses again leads to somebody who has left.
+				within(t, 5*time.Second, "flows to others to be forgotten", func() bool { return !w.remembers(addr, at, want) })
 			}
+			got := w.tally(60, path, network, addr+":80")
 			if len(got) != len(want) {
 				t.Errorf("%s to %s: %v, want %v", network, addr, got, want)
 			}

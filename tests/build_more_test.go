@@ -18,7 +18,7 @@ import (
 // A build takes what it needs from wherever it is.
 func TestBuildSources(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	run := func(name string, f func(t *testing.T, m *machine)) {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, m.with(t)) })
 	}
@@ -123,7 +123,7 @@ services:
 // Steps have the limits and the rights they are given, and no others.
 func TestBuildSteps(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	dir := m.source("steps", `
 FROM busybox AS make
 ARG N
@@ -241,7 +241,7 @@ services:
 // A build that fails for want of a file of its context keeps the context no longer.
 func TestBuildThatLacksAFile(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	dir := m.source("lacks", "FROM busybox\nCOPY nope /\n", "big", strings.Repeat("x", 1<<20))
 	for _, flag := range []string{"--progress=plain", "--no-cache"} {
 		if r := m.in(dir, "image", "build", flag, "."); r.code != 1 || !strings.Contains(r.err, "nope") {

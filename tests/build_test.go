@@ -49,7 +49,7 @@ func read(t testing.TB, path string) string {
 // A Dockerfile becomes an image, by image build.
 func TestImageBuild(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	run := func(name string, f func(t *testing.T, m *machine)) {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, m.with(t)) })
 	}
@@ -293,7 +293,7 @@ func untar(t testing.TB, r io.Reader) map[string]string {
 // An interrupt ends a build at once, wherever it is, and nothing is left.
 func TestBuildInterrupted(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	dir := m.source("sleeps", "FROM busybox\nRUN echo asleep; exec sleep 98765\n")
 	gone := func(why string) {
 		t.Helper()
@@ -337,7 +337,7 @@ func runs(command ...string) bool {
 // Services are built by build, and by up as far as it needs to.
 func TestComposeBuild(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	run := func(name string, f func(t *testing.T, m *machine)) {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, m.with(t)) })
 	}

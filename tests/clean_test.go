@@ -52,7 +52,7 @@ func TestTwoHundredRounds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	dir := m.project("rounds", fmt.Sprintf(`
 services:
   web:

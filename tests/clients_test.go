@@ -22,21 +22,21 @@ func TestClients(t *testing.T) {
 	t.Run("docker", func(t *testing.T) {
 		t.Parallel()
 		needs(t, dockerProgram)
-		newMachine(t).client("docker", "--- ", goTest...)
+		newMachine(t, memory()).client("docker", "--- ", goTest...)
 	})
 	t.Run("moby client", func(t *testing.T) {
 		t.Parallel()
-		newMachine(t).client("moby", "--- ", goTest...)
+		newMachine(t, memory()).client("moby", "--- ", goTest...)
 	})
 	t.Run("testcontainers", func(t *testing.T) {
 		t.Parallel()
-		newMachine(t).client("testcontainers", "--- ", goTest...)
+		newMachine(t, memory()).client("testcontainers", "--- ", goTest...)
 	})
 	t.Run("docker-py", func(t *testing.T) {
 		t.Parallel()
 		const module = "/usr/lib/python3/dist-packages/docker/__init__.py"
 		needs(t, "/usr/bin/python3", module)
-		newMachine(t).client("python", " ... ", "/usr/bin/python3", "-W", "ignore", "-m", "unittest", "-v")
+		newMachine(t, memory()).client("python", " ... ", "/usr/bin/python3", "-W", "ignore", "-m", "unittest", "-v")
 	})
 }
 
@@ -67,7 +67,8 @@ func (m *machine) client(dir, mark string, args ...string) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = filepath.Join(repo, "tests", "clients", dir)
 	// They are compiled as everything is, so that what they share with it, Go's
-	// library above all, is there; their go.mod names the same versions for that.
+	// library above all, is there; their go.mod names the same versions for that,
+	// but of the clients.
 	// GANTRY says whom they ask, to those few who may expect more of it.
 	flags := regexp.MustCompile(`-modfile=\S+`).ReplaceAllLiteralString(os.Getenv("GOFLAGS"), "")
 	cmd.Env = append(append(os.Environ(), m.dockerEnv()...), "GANTRY="+filepath.Join(programs, "gantry"), "GOFLAGS="+flags, "CGO_ENABLED=0", "PYTHONDONTWRITEBYTECODE=1")

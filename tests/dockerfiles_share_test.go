@@ -14,7 +14,7 @@ import (
 func TestBuildsShare(t *testing.T) {
 	t.Parallel()
 	needsDocker(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	run := func(name string, f func(t *testing.T, m *machine)) {
 		t.Run(name, func(t *testing.T) { f(t, m.with(t)) })
 	}

@@ -133,7 +133,7 @@ func (d *dockered) inspect(format string) string {
 func TestDockerfiles(t *testing.T) {
 	t.Parallel()
 	needsDocker(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	m.importBase("debian", "golang")
 	t.Run("each", func(t *testing.T) {
 		for _, p := range realDockerfiles {

@@ -44,7 +44,7 @@ func lifeRows(dir string) []dockerRun {
 func TestDockerRunLife(t *testing.T) {
 	t.Parallel()
 	needsDocker(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	write(t, filepath.Join(m.dir, "labels"), "from.file=yes\n")
 	t.Run("flags", func(t *testing.T) { runRows(t, m, lifeRows(m.dir)) })
 	for name, part := range map[string]func(*machine){

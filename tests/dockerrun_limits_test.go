@@ -100,7 +100,7 @@ func TestDockerRunLimits(t *testing.T) {
 		t.Skip("limits are read in the files of cgroup version 1, which this machine has not")
 	}
 	disk, numbers := disk(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	devices := filepath.Join(m.dir, "devices")
 	if err := os.MkdirAll(filepath.Join(devices, "deep"), 0o755); err != nil {
 		t.Fatal(err)

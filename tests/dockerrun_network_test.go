@@ -54,7 +54,7 @@ func networkRows(dns string) []dockerRun {
 func TestDockerRunNetwork(t *testing.T) {
 	t.Parallel()
 	needsDocker(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	m.dockerOK("network", "create", "--subnet", "10.231.0.0/24", "net4")
 	m.dockerOK("network", "create", "--ipv6", "--subnet", "10.231.1.0/24", "--subnet", "fd00:231::/64", "net6")
 	serve := "mkdir /www; echo pong > /www/index.html; exec httpd -f -p 80 -h /www"

@@ -321,7 +321,7 @@ func readlink(path string) string {
 func TestDockerRunProcess(t *testing.T) {
 	t.Parallel()
 	needsDocker(t)
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	write(t, filepath.Join(m.dir, "env"), "FROM_FILE=yes\n# comment\nOTHER=a b\n")
 	write(t, filepath.Join(m.dir, "seccomp.json"), denyMkdir)
 	t.Run("flags", func(t *testing.T) { runRows(t, m, append(newerRows(), processRows(m.dir)...)) })

@@ -62,15 +62,15 @@ func (m *machine) with(t testing.TB) *machine {
 
 // newMachine makes a machine with the busybox image. Its daemon starts with
 // the first command.
-func newMachine(t testing.TB) *machine {
+func newMachine(t testing.TB, in ...string) *machine {
 	t.Helper()
-	m := bareMachine(t)
+	m := bareMachine(t, in...)
 	m.ok("image", "import", archive(t, "busybox"), "busybox", "--change", `CMD ["sh"]`)
 	return m
 }
 
 // bareMachine is newMachine without an image.
-func bareMachine(t testing.TB) *machine {
+func bareMachine(t testing.TB, in ...string) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: namespaces, cgroups and nftables")
@@ -81,7 +81,7 @@ func bareMachine(t testing.TB) *machine {
 		}
 	}
 	// Short, since sockets below it have 107 bytes for their names.
-	dir, err := os.MkdirTemp(scratch(t), "gt-")
+	dir, err := os.MkdirTemp(strings.Join(in, ""), "gt-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,18 +96,10 @@ func bareMachine(t testing.TB) *machine {
 	return m
 }
 
-// outlive are the tests of what outlives programs, machines and full disks.
-var outlive = []string{"TestKeeperDies", "TestBothDie", "TestRandomKills", "TestWholeness", "TestChaos", "TestLostContainers",
-	"TestMachineRestarts", "TestShop", "TestFullDisk", "TestCollection", "TestLoad"}
-
-// scratch is where a test's machine is: `make test` gives a place in memory (see
-// scripts/scratch), which is not the place for those.
-func scratch(t testing.TB) string {
-	if name, _, _ := strings.Cut(t.Name(), "/"); slices.Contains(outlive, name) {
-		return ""
-	}
-	return os.Getenv("GANTRY_SCRATCH")
-}
+// memory is where machines are that are filled and emptied again and again and
+// tested for other things than what is on their disks: `make test` names a place
+// in memory if there is plenty of it (scripts/scratch).
+func memory() string { return os.Getenv("GANTRY_SCRATCH") }
 
 // end takes everything down, after which nothing on the host may bear the
 // machine's name.

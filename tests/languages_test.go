@@ -74,7 +74,7 @@ func TestTwoLanguages(t *testing.T) {
 func TestDockerComposeMakesAnew(t *testing.T) {
 	needs(t, dockerProgram, composeProgram)
 	t.Parallel()
-	m := newMachine(t)
+	m := newMachine(t, memory())
 	m.ok("image", "import", archive(t, "busybox"), "keeper", "--change", "VOLUME /kept")
 	file := "services:\n  one:\n    image: keeper\n    command: sleep 1000\n    stop_grace_period: 0s\n    environment: {TURN: %q}\n"
 	dir := m.project("anew", fmt.Sprintf(file, "first"))

@@ -154,12 +154,12 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
-// A signal in the moment of the start is for the container's program and
-// nobody before it: what ignores it, as a first process without a handler
-// does, goes on running.
+// A signal in the moment of the start is for the program that was asked for and
+// nobody before it: a first process without a handler ignores it, as the kernel
+// has it, and another one ends by it.
 func TestSignalAtOnce(t *testing.T) {
 	h := newHouse(t)
-	for i := range 30 {
+	for i := range 15 {
 		id := fmt.Sprint("quick", i)
 		_, err := h.client.Create(ctx(t), h.bundle(id, "sleep", "1000"))
 		h.must(err)
@@ -172,6 +172,18 @@ func TestSignalAtOnce(t *testing.T) {
 		h.must(err)
 		if x.Code != 128+int(unix.SIGKILL) {
 			t.Fatalf("start %d: %+v", i, x)
+		}
+	}
+	h.start(h.bundle("host", "sleep", "1000"))
+	for i := range 15 {
+		exec := fmt.Sprint("quick", i)
+		_, err := h.client.Exec(ctx(t), keeper.ExecRequest{ID: "host", ExecID: exec, Process: process("sleep", "1000")})
+		h.must(err)
+		h.must(h.client.Signal(ctx(t), "host", exec, unix.SIGTERM))
+		x, err := h.client.WaitExec(ctx(t), "host", exec)
+		h.must(err)
+		if x.Code != 128+int(unix.SIGTERM) {
+			t.Fatalf("exec %d: %+v", i, x)
 		}
 	}
 }

@@ -16,9 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// nameBatch is how many names of a directory are held and sorted at a time. Its
+// test has fewer.
+var nameBatch = 1 << 16
+
 const (
-	// nameBatch is how many names of a directory are held and sorted at a time.
-	nameBatch = 1 << 14
 	// maxRemembered bounds how many files with several names are remembered
 	// as such; what comes after them is written out under each of its names.
 	maxRemembered = 1 << 17

@@ -158,7 +158,7 @@ func (s *Server) reserveArchive(id string) (*container, error) {
 
 // mountNamespace opens that of a live container.
 func (c *container) mountNamespace() (*os.File, error) {
-	pidfd, pid, err := c.target("")
+	pidfd, pid, _, err := c.target("")
 	if err != nil {
 		return nil, err
 	}

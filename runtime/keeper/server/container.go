@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -55,7 +56,8 @@ type container struct {
 	proc    *libcontainer.Process // nil: a child of an earlier keeper
 	cgroup  cgroups.Manager
 	pid     int
-	pidfd   *os.File // nil once it has ended
+	pidfd   *os.File    // nil once it has ended
+	begun   atomic.Bool // executes its own program, as far as anybody has looked
 	exit    *keeper.Exit
 	oom     bool
 	io      *stdio
@@ -256,7 +258,7 @@ func notFound(format string, args ...any) error {
 
 // signal sends a signal to the container's first process or to an exec's.
 func (c *container) signal(execID string, sig unix.Signal) error {
-	pidfd, pid, err := c.target(execID)
+	pidfd, pid, begun, err := c.target(execID)
 	if err != nil {
 		return err
 	}
@@ -274,8 +276,8 @@ func (c *container) signal(execID string, sig unix.Signal) error {
 		}
 		return nil
 	}
-	if execID == "" {
-		c.awaitProgram()
+	if sig != unix.SIGKILL && begun != nil {
+		awaitProgram(pid, pidfd, begun)
 	}
 	if err := sendSignal(pidfd, sig); err != nil {
 		return fmt.Errorf("signal process %d: %w", pid, err)
@@ -283,24 +285,31 @@ func (c *container) signal(execID string, sig unix.Signal) error {
 	return nil
 }
 
-// target gives the pidfd of a live process.
-func (c *container) target(execID string) (*os.File, int, error) {
+// target gives the pidfd of a live process, and where is kept whether it
+// executes its own program: nil while that is not to be waited for.
+func (c *container) target(execID string) (pidfd *os.File, pid int, begun *atomic.Bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if execID == "" {
 		if c.pidfd == nil {
-			return nil, 0, c.notRunning()
+			return nil, 0, nil, c.notRunning()
 		}
-		return c.pidfd, c.pid, nil
+		if c.state == keeper.StateRunning {
+			begun = &c.begun
+		}
+		return c.pidfd, c.pid, begun, nil
 	}
 	e, ok := c.execs[execID]
 	if !ok {
-		return nil, 0, notFound("exec %s of container %s", execID, c.id)
+		return nil, 0, nil, notFound("exec %s of container %s", execID, c.id)
 	}
 	if e.exit != nil || e.pidfd == nil {
-		return nil, 0, keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Errorf("exec %s has ended", execID))
+		return nil, 0, nil, keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Errorf("exec %s has ended", execID))
 	}
-	return e.pidfd, e.pid, nil
+	if c.state == keeper.StateRunning {
+		begun = &e.begun
+	}
+	return e.pidfd, e.pid, begun, nil
 }
 
 func (c *container) notRunning() error {
@@ -310,7 +319,7 @@ func (c *container) notRunning() error {
 // unlessOver is an error of a call, or, where the process has ended meanwhile,
 // that: it fails in as many ways as there are things to do to a process.
 func (c *container) unlessOver(err error) error {
-	pidfd, pid, gone := c.target("")
+	pidfd, pid, _, gone := c.target("")
 	if gone != nil || hasEnded(pidfd) {
 		return c.notRunning()
 	}

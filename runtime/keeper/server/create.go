@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -303,7 +304,7 @@ func (c *container) hear(fifo *os.File) error {
 			return err
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
-		case c.hasBegun():
+		case hasBegun(c.pid):
 			return nil
 		}
 	}
@@ -330,27 +331,29 @@ func ended(done <-chan struct{}) bool {
 	}
 }
 
-// awaitProgram waits, just after a start, until the container's own program is
-// executed. For a moment the process is still ours, and a signal would be taken
-// by the Go in it, which ends with code 2 or does nothing.
-func (c *container) awaitProgram() {
-	const atMost = time.Second
-	c.mu.Lock()
-	fresh := c.state == keeper.StateRunning && time.Since(c.record.StartedAt).Abs() < atMost
-	c.mu.Unlock()
-	for end := time.Now().Add(atMost); fresh && time.Now().Before(end) && !ended(c.done) && !c.hasBegun(); {
-		time.Sleep(100 * time.Microsecond)
+// awaitProgram waits until a process executes the program it was made for. For
+// a moment after its start it is still ours, and a signal would be taken by the
+// Go in it, which ends with code 2 or does nothing.
+func awaitProgram(pid int, pidfd *os.File, begun *atomic.Bool) {
+	const atMost = 5 * time.Second // one that waits for its disk as long is past helping
+	pause := 100 * time.Microsecond
+	for end := time.Now().Add(atMost); !begun.Load() && time.Now().Before(end) && !hasEnded(pidfd); pause = min(2*pause, 10*time.Millisecond) {
+		if hasBegun(pid) {
+			begun.Store(true)
+			return
+		}
+		time.Sleep(pause)
 	}
 }
 
-// hasBegun says whether the container's process executes its own program and
-// no longer ours.
-func (c *container) hasBegun() bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.pid))
+// hasBegun says whether a container's process executes its own program and no
+// longer ours.
+func hasBegun(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil || strings.HasPrefix(exe, sealedName) {
 		return false
 	}
 	// Without the sealed copy, where memory may not be executed.
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.pid))
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && !bytes.HasSuffix(line, []byte("gantry-runtime\x00init\x00"))
 }

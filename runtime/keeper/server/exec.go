@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
@@ -24,6 +25,7 @@ type execution struct {
 	id     string
 	pid    int
 	pidfd  *os.File              // nil before the start and after the end
+	begun  atomic.Bool           // as its container's
 	proc   *libcontainer.Process // of libcontainer's own making
 	master *os.File              // ours of a terminal, for resize; the caller has its own
 	exit   *keeper.Exit

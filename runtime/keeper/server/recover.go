@@ -135,7 +135,7 @@ func (c *container) recover() (bool, error) {
 	// fifo is there never ran.
 	fifo := c.s.path("libcontainer", c.id, "exec.fifo")
 	if _, err := os.Stat(fifo); err == nil {
-		if !c.hasBegun() {
+		if !hasBegun(c.pid) {
 			state = keeper.StateCreated
 		} else if err := os.Remove(fifo); err != nil {
 			c.s.log.Warn("remove the fifo of a running container", "container", c.id, "error", err)

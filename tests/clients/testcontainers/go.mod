@@ -3,8 +3,8 @@ module gantry/tests/clients/testcontainers
 go 1.26.8
 
 require (
-	github.com/moby/moby/api v1.56.1
-	github.com/moby/moby/client v0.6.2
+	github.com/moby/moby/api v1.55.0
+	github.com/moby/moby/client v0.5.0
 	github.com/testcontainers/testcontainers-go v0.44.0
 )
 
