@@ -91,7 +91,7 @@ func widen(g *Goal, have State) {
 		g.Scope = append(slices.Clone(g.Scope), more...)
 		for _, name := range more {
 			w := g.Services[name]
-			w.Asked = askedAt(g.Project.Name, have)
+			w.Asked, w.NoStart = askedAt(g.Project.Name, have), g.Options.NoStart
 			g.Services[name] = w
 		}
 	}

@@ -174,6 +174,7 @@ func back(now, before Goal, have State) Goal {
 	}
 	if len(differ) > 0 {
 		g.Scope = differ
+		g.Options.NoStart = false // what now has stopped runs again, however before was asked for
 		stamp(&g, have)
 		g.Scope = nil
 	}

@@ -336,6 +336,10 @@ networks: {back: `+network+`}`, o)
 				if err := h.Apply(ctx, goal("{}", Options{}), nil); err != nil {
 					h.Fatal(err)
 				}
+				// Whoever wants nothing started now does not want this to stay down for good.
+				if err := h.Apply(ctx, goal("{}", Options{NoStart: true}), nil); err != nil {
+					h.Fatal(err)
+				}
 				h.w.mu.Lock()
 				h.w.fault = func(part, object string) error {
 					if left, fails := c.after[object]; part == "create" && fails {
