@@ -320,7 +320,7 @@ func (p *project) serve(c *call) error {
 		p.ended(&next, NotDone, err)
 	}
 	if c.unasked {
-		return errors.Join(err, p.takeBack(*r, goal))
+		return errors.Join(err, p.takeBack(*r, goal, plan, have.Now))
 	}
 	next.Phase, next.Error = Failed, err.Error()
 	return errors.Join(err, p.keep(next))

@@ -52,8 +52,18 @@ func (p *project) ended(r *record, how Outcome, why error) {
 }
 
 // takeBack gives up a goal that nobody has called for: the one before it stands,
-// and what was done already is undone by a walk of its own.
-func (p *project) takeBack(before record, given Goal) error {
+// and what was done already is undone by a walk of its own. Whom the plan has
+// stopped since, and not removed, a repair starts again: for all others a call
+// might have stopped it.
+func (p *project) takeBack(before record, given Goal, plan Plan, since time.Time) error {
+	for _, s := range plan.Steps {
+		if a, ok := s.Do.(Remove); ok && a.Running && !slices.Contains(before.Restarting, a.ID) {
+			before.Restarting = append(slices.Clone(before.Restarting), a.ID)
+		}
+	}
+	if len(before.Restarting) > 0 && before.Repairing.IsZero() {
+		before.Repairing = since
+	}
 	if before.Phase == Settled {
 		before.Goal = before.Goal.clone()
 		before.Goal.Scope, before.Goal.Options = given.Scope, given.Options
