@@ -206,6 +206,32 @@ func TestScalingStartsNoneThatWasStopped(t *testing.T) {
 	})
 }
 
+// One that autoscaling has stopped and could not remove runs again: it is one of
+// those that are wanted.
+func TestScalingTakesNothingWithIt(t *testing.T) {
+	measured(t, func(h *house, m *crowd) {
+		m.does(0.75) // three replicas at 50 %
+		if err := h.Apply(h.Context(), h.goal(scaled, Options{}), nil); err != nil {
+			h.Fatal(err)
+		}
+		h.passes(time.Minute)
+		if n := h.replicas("web"); n != 3 {
+			h.Fatalf("%d replicas of a work for 3", n)
+		}
+		tries := h.failing("remove", "shop-web-3")
+		m.does(0.2)
+		for range 200 {
+			if h.passes(time.Second); tries() > 0 {
+				break
+			}
+		}
+		h.passes(5 * time.Second)
+		if n := h.replicas("web"); n != 3 || tries() != 1 {
+			h.Errorf("%d replicas after %d tries to have fewer", n, tries())
+		}
+	})
+}
+
 // A stopped service is left alone, and what cannot be measured, or done, is
 // tried again, less and less often; meanwhile the project stands as before.
 func TestNothingIsScaledBehindAnybodysBack(t *testing.T) {
